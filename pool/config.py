@@ -1,0 +1,125 @@
+"""What the pool can be told; read by nobody below it from the environment."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from pool.errors import BadRequest
+
+ISOLATION_MODES = ("auto", "none", "uid", "bwrap")
+NETWORK_MODES = ("auto", "gateway_only", "outbound", "open")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quota:
+    """The limits of one user. None means no limit."""
+
+    max_instances: int | None = 3
+    max_sessions: int | None = 100
+    max_queued_turns: int | None = 20
+    turns_per_minute: int | None = 30
+    max_processes: int | None = 256
+    memory_bytes: int | None = 4294967296
+    cpu_seconds_per_hour: float | None = None
+    workspace_bytes: int | None = 5368709120
+    tokens_per_day: int | None = None
+    usd_per_day: float | None = None
+    usd_per_month: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuotaBook:
+    """Who has which quota: a user's own keys, over their plan's, over the default."""
+
+    default: Quota = field(default_factory=Quota)
+    plans: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    users: Mapping[str, str | Mapping[str, Any]] = field(default_factory=dict)
+
+    def for_user(self, user_id: str) -> Quota:
+        """The quota in force for ``user_id``."""
+        entry = self.users.get(user_id)
+        if entry is None:
+            return self.default
+        keys = self.plans.get(entry, {}) if isinstance(entry, str) else entry
+        return replace(self.default, **keys)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolConfig:
+    """Settings of a ``ClaudeInstancePool``; durations in seconds, sizes in bytes.
+
+    ``gateway_command`` is the program that the keeper starts as the model
+    gateway; it is appended ``--data DIR``. Raises ``BadRequest`` naming all
+    bad fields.
+    """
+
+    data_dir: Path
+    runtime_dir: Path | None = None
+    storage_url: str | None = None
+    templates_dir: Path | None = None
+
+    cli_path: Path | None = None
+    cli_extra_args: tuple[str, ...] = ()
+    cli_env: Mapping[str, str] = field(default_factory=dict)
+    gateway_command: tuple[str, ...] = (sys.executable, "-I", "-m", "server.gateway")
+    keeper_command: tuple[str, ...] = (sys.executable, "-I", "-m", "pool.keeper")
+
+    max_instances: int | None = None
+    spawn_concurrency: int | None = None
+    idle_timeout_seconds: float = 900
+    max_age_seconds: float = 86400
+    start_timeout_seconds: float = 60
+    turn_timeout_seconds: float = 3600
+    stop_grace_seconds: float = 5
+    drain_timeout_seconds: float = 25
+    orphan_lease_seconds: float = 300
+    approval_hold_seconds: float = 3600
+    queue_length: int = 100
+    queue_timeout_seconds: float = 120
+    spool_max_bytes: int = 536870912
+    spool_segment_bytes: int = 67108864
+    delta_retention_seconds: float = 600
+    delta_retention_bytes: int = 67108864
+    viewer_budget_bytes: int = 262144
+    max_line_bytes: int = 67108864
+
+    quotas: QuotaBook = field(default_factory=QuotaBook)
+    isolation_mode: str = "auto"
+    isolation_network: str = "auto"
+    permission_modes: tuple[str, ...] = ("default", "acceptEdits", "plan")
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "data_dir", Path(self.data_dir).absolute())
+        bad = [*self._bad_numbers(), *self._bad_choices()]
+        if bad:
+            raise BadRequest("bad pool configuration: " + "; ".join(bad), details={"fields": bad})
+
+    def _bad_numbers(self) -> list[str]:
+        bad = []
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if item.name.endswith(("_seconds", "_bytes", "_length")) and (
+                not isinstance(value, int | float) or value < 0
+            ):
+                bad.append(f"{item.name} must be a number of at least 0")
+        return bad
+
+    def _bad_choices(self) -> list[str]:
+        bad = []
+        if self.isolation_mode not in ISOLATION_MODES:
+            bad.append(f"isolation_mode must be one of {', '.join(ISOLATION_MODES)}")
+        if self.isolation_network not in NETWORK_MODES:
+            bad.append(f"isolation_network must be one of {', '.join(NETWORK_MODES)}")
+        if "default" not in self.permission_modes:
+            bad.append("permission_modes must contain 'default'")
+        return bad
+
+    @property
+    def spawn_gate(self) -> int:
+        """How many CLIs may start at once: two a core start soonest (measured)."""
+        return self.spawn_concurrency or 2 * (os.cpu_count() or 1)

@@ -1,0 +1,1 @@
+"""How an instance is started, attached to and ended: adapters behind one contract (``base``)."""

@@ -1,0 +1,190 @@
+"""What a launcher is: the one contract for this machine, SSH hosts and clusters.
+
+A launcher turns a ``LaunchSpec`` into a live instance and gives its output
+back as a byte stream with offsets that never restart. The output lives in the
+instance's spool, so that whoever attaches later reads on from any offset that
+was not trimmed. Nothing here knows the CLI's protocol.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from pool.model import ExitStatus, InstanceId, SessionKey
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchSpec:
+    """All that a launcher needs to start one instance.
+
+    ``cli_args`` are the arguments after the program's name; ``env`` is what
+    the pool adds to the launcher's own allow-list (nothing secret). Paths are
+    the host's; a sandboxing launcher maps them and sets ``HOME``,
+    ``CLAUDE_CONFIG_DIR``, ``TMPDIR`` and the model socket itself.
+    """
+
+    instance_id: InstanceId
+    key: SessionKey
+    cli_args: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict)
+    workspace: Path
+    home: Path
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessIdentity:
+    """A process that cannot be mistaken for a later one with the same pid.
+
+    ``start_ticks`` is field 22 of ``/proc/PID/stat`` (clock ticks since
+    boot), ``boot_id`` the kernel's random id of this boot. ``marker`` is the
+    instance id, which every process of the instance has in its environment
+    as ``CLAUDE_POOL_INSTANCE``.
+    """
+
+    pid: int
+    start_ticks: int
+    boot_id: str
+    marker: str
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceListing:
+    """An instance as the launcher knows it; ``exit_status`` is None while it lives."""
+
+    instance_id: InstanceId
+    identity: ProcessIdentity | None
+    end_offset: int
+    exit_status: ExitStatus | None
+    exited_at: float | None
+    stderr_tail: str = ""
+
+
+class InstanceSink(Protocol):
+    """Who receives an instance's output; called on the event loop, never awaited."""
+
+    def data_received(self, offset: int, data: bytes) -> None:
+        """``data`` begins at ``offset`` of the output. Offsets have no holes."""
+
+    def exited(self, status: ExitStatus, stderr_tail: str) -> None:
+        """The process and all its tree are gone and all output was delivered. Once."""
+
+    def launcher_lost(self) -> None:
+        """The launcher is gone and the instance with it; ``exited`` does not follow. Once."""
+
+
+@dataclass(frozen=True, slots=True)
+class StopGraces:
+    """How long each rung of the ladder may take, in seconds.
+
+    End of input, then TERM to the CLI itself, then KILL of the whole tree.
+    A grace of 0 skips the rung.
+    """
+
+    end_of_input: float = 2.0
+    term: float = 5.0
+    kill: float = 5.0
+
+
+class InstanceHandle(ABC):
+    """A live instance. Every method may raise ``InstanceGone`` or ``KeeperUnavailable``."""
+
+    instance_id: InstanceId
+    identity: ProcessIdentity | None
+    isolation: str
+
+    @abstractmethod
+    async def write(self, line: bytes, *, timeout_seconds: float = 30.0) -> None:
+        """Write one line (with or without its newline) to the CLI's stdin.
+
+        Returns when the whole line is in the CLI's pipe. The launcher refuses
+        a line that is not one JSON object fit for the CLI (``BadRequest``).
+        Raises ``InputBlocked`` when the CLI does not read for so long; the
+        line may still be written later.
+        """
+
+    @abstractmethod
+    def committed(self, offset: int) -> None:
+        """All output before ``offset`` is stored: it no longer counts against the spool's budget."""
+
+    @abstractmethod
+    def trim(self, offset: int) -> None:
+        """Output before ``offset`` is not needed for replay any more."""
+
+    @abstractmethod
+    async def read(self, offset: int, limit: int) -> tuple[int, bytes]:
+        """Read spooled output again: (offset of the first byte, bytes).
+
+        The offset is above the one asked for when the part before was
+        trimmed. Empty bytes: nothing there yet.
+        """
+
+    @abstractmethod
+    async def stderr_tail(self) -> str:
+        """The last lines of stderr, at most 64 KiB."""
+
+    @abstractmethod
+    async def stop(self, graces: StopGraces) -> None:
+        """Climb the ladder until the whole tree is gone; cancelling the caller does not stop it.
+
+        Returns when the process is gone or the ladder is exhausted; the end
+        is told by ``InstanceSink.exited``. Raises ``InstanceGone`` never.
+        """
+
+    @abstractmethod
+    async def signal(self, name: str) -> None:
+        """Send the signal called ``name`` ("SIGTERM") to the CLI itself, by pidfd."""
+
+
+class Launcher(ABC):
+    """Starts instances, re-attaches to them, lists them."""
+
+    @abstractmethod
+    async def open(self, epoch: int) -> int:
+        """Attach to the host with an epoch of at least ``epoch``; returns the epoch in force.
+
+        Raises ``KeeperUnavailable``.
+        """
+
+    @abstractmethod
+    async def list(self) -> Sequence[InstanceListing]:
+        """Every instance that the host knows: living, and exited but not forgotten."""
+
+    @abstractmethod
+    async def start(self, spec: LaunchSpec, sink: InstanceSink) -> InstanceHandle:
+        """Start an instance; output comes to ``sink`` from offset 0.
+
+        Returns when the process exists (not when it is ready). Raises
+        ``LaunchFailed``; nothing is left behind then, nor when cancelled.
+        """
+
+    @abstractmethod
+    async def attach(self, instance_id: InstanceId, offset: int, sink: InstanceSink) -> InstanceHandle:
+        """Take over an instance that runs or has exited; output comes from ``offset`` on.
+
+        Raises ``InstanceGone`` when the host does not know it.
+        """
+
+    @abstractmethod
+    async def read_spool(self, instance_id: InstanceId, offset: int, limit: int) -> tuple[int, bytes]:
+        """As ``InstanceHandle.read``, also for an instance that has exited. ``InstanceGone`` if forgotten."""
+
+    @abstractmethod
+    async def forget(self, instance_id: InstanceId) -> None:
+        """Remove the spool and record of an exited instance. Unknown ids are fine."""
+
+    @abstractmethod
+    def on_lost(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` when the connection to the host is lost for good (the keeper died)."""
+
+    @abstractmethod
+    async def aclose(self, *, end_instances: bool) -> None:
+        """Detach; with ``end_instances`` end every instance, the keeper and the gateway too."""
+
+    @abstractmethod
+    def describe_isolation(self) -> tuple[str, str, list[str]]:
+        """(mode in force, network in force, remedies for what is missing)."""

@@ -1,0 +1,1 @@
+"""The three state machines as tables; no I/O and no clock."""

@@ -1,0 +1,1 @@
+"""The durable truth: records, operations and the SQL store behind one contract (``base``)."""

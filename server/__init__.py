@@ -1,0 +1,1 @@
+"""The aiohttp server: authentication and the three views (REST, WebSocket, SSE) of one log."""
