@@ -129,8 +129,9 @@ INSTANCE_TABLE: Table[InstanceState, InstanceEvent, InstanceCommand] = Table(
 )
 
 
-class InstanceMachine(Machine[InstanceState, InstanceEvent, InstanceCommand]):
-    """Where one instance stands."""
+InstanceMachine = Machine[InstanceState, InstanceEvent, InstanceCommand]
 
-    def __init__(self, name: str, state: InstanceState = InstanceState.STARTING) -> None:
-        super().__init__(INSTANCE_TABLE, name, state)
+
+def instance_machine(state: InstanceState = InstanceState.STARTING, name: str = "") -> InstanceMachine:
+    """A machine for one instance called ``name`` (its id, for the log), standing at ``state``."""
+    return Machine(INSTANCE_TABLE, name, state)

@@ -149,8 +149,9 @@ SESSION_TABLE: Table[SessionState, SessionEvent, SessionCommand] = Table(
 )
 
 
-class SessionMachine(Machine[SessionState, SessionEvent, SessionCommand]):
-    """Where one session stands."""
+SessionMachine = Machine[SessionState, SessionEvent, SessionCommand]
 
-    def __init__(self, name: str, state: SessionState = SessionState.PARKED) -> None:
-        super().__init__(SESSION_TABLE, name, state)
+
+def session_machine(state: SessionState = SessionState.PARKED, name: str = "") -> SessionMachine:
+    """A machine for one session called ``name`` (its id, for the log), standing at ``state``."""
+    return Machine(SESSION_TABLE, name, state)

@@ -140,8 +140,9 @@ TURN_TABLE: Table[TurnState, TurnEvent, TurnCommand] = Table(
 )
 
 
-class TurnMachine(Machine[TurnState, TurnEvent, TurnCommand]):
-    """Where one turn stands."""
+TurnMachine = Machine[TurnState, TurnEvent, TurnCommand]
 
-    def __init__(self, name: str, state: TurnState = TurnState.QUEUED) -> None:
-        super().__init__(TURN_TABLE, name, state)
+
+def turn_machine(state: TurnState = TurnState.QUEUED, name: str = "") -> TurnMachine:
+    """A machine for one turn called ``name`` (its id, for the log), standing at ``state``."""
+    return Machine(TURN_TABLE, name, state)
