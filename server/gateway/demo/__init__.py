@@ -1,0 +1,1 @@
+"""The built-in demo model: Anthropic-compatible, without a key, deterministic, honest about itself."""

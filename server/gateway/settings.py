@@ -1,0 +1,189 @@
+"""The gateway's configuration file: its shape, its writing, its reading.
+
+``<data>/gateway/config.json`` holds model credentials, so it is a file of
+mode 0600 that belongs to the one who runs the gateway; any other is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+
+ANTHROPIC_URL = "https://api.anthropic.com"
+DEMO_PROVIDER = "demo"
+
+
+class GatewayConfigError(Exception):
+    """The configuration cannot be used; the text says why and what to do, and holds no secret."""
+
+
+class Provider(BaseModel):
+    """Where model calls go to, and with which credential.
+
+    ``kind`` ``anthropic`` is Anthropic itself, ``gateway`` any server that
+    speaks its Messages API, ``demo`` the built-in model. ``models`` are the
+    names that choose this provider when there are several; ``prices`` maps a
+    model's name to US dollars per million tokens of each sort.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    kind: Literal["anthropic", "gateway", "demo"]
+    base_url: str | None = None
+    api_key: SecretStr | None = None
+    auth_token: SecretStr | None = None
+    models: tuple[str, ...] = ()
+    prices: dict[str, dict[str, float]] = Field(default_factory=dict)
+    default: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.kind == "gateway" and not self.base_url:
+            raise ValueError("a provider of kind 'gateway' needs a base_url")
+        if self.kind == "anthropic" and not (self.api_key or self.auth_token):
+            raise ValueError("a provider of kind 'anthropic' needs an api_key or an auth_token")
+        if self.base_url is not None:
+            _check_url(self.base_url)
+        for secret in (self.api_key, self.auth_token):
+            value = secret.get_secret_value() if secret else ""
+            if value != value.strip() or not value.isascii() or not (value.isprintable()):
+                raise ValueError("a credential holds white space or characters that no header can carry")
+        return self
+
+    @property
+    def url(self) -> str:
+        """The upstream's address without a slash at the end."""
+        return (self.base_url or ANTHROPIC_URL).rstrip("/")
+
+
+def _check_url(url: str) -> None:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("base_url must be an http:// or https:// address")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError("base_url must hold no credential, query or fragment")
+
+
+class GatewaySettings(BaseModel):
+    """All providers by name; none at all means the demo model."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    providers: dict[str, Provider] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if sum(provider.default for provider in self.providers.values()) > 1:
+            raise ValueError("more than one provider is the default")
+        return self
+
+    def default(self) -> tuple[str, Provider]:
+        """The provider marked as default, else the first, else the demo model."""
+        for name, provider in self.providers.items():
+            if provider.default:
+                return name, provider
+        return next(iter(self.providers.items()), (DEMO_PROVIDER, Provider(kind="demo")))
+
+    def choose(self, model: str | None) -> tuple[str, Provider]:
+        """The provider that names ``model`` among its models, else the default one."""
+        for name, provider in self.providers.items():
+            if model is not None and model in provider.models:
+                return name, provider
+        return self.default()
+
+
+def config_path(data_dir: Path) -> Path:
+    """Where the configuration file lies."""
+    return data_dir / "gateway" / "config.json"
+
+
+def write_gateway_config(data_dir: Path, providers: Mapping[str, Provider | Mapping[str, Any]]) -> None:
+    """Replace the gateway's configuration; a running gateway takes it up with its next call.
+
+    The file is written beside the old one, synced and renamed over it: no
+    reader ever sees half of it. Raises ``GatewayConfigError`` for providers
+    that cannot be used, ``OSError`` when the file cannot be written.
+    """
+    settings = _validated({"providers": {name: _plain(provider) for name, provider in providers.items()}})
+    plain = {"providers": {name: _plain(provider) for name, provider in settings.providers.items()}}
+    path = config_path(data_dir)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(prefix=".config-", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            os.fchmod(file.fileno(), 0o600)
+            json.dump(plain, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).rename(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read_gateway_config(data_dir: Path) -> GatewaySettings:
+    """Read the configuration; a missing file is the demo model. Raises ``GatewayConfigError``."""
+    path = config_path(data_dir)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return GatewaySettings()
+    except OSError as error:
+        raise GatewayConfigError(f"{path} cannot be opened ({error.strerror}).") from error
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(file.fileno())
+        if status.st_uid != os.geteuid():
+            raise GatewayConfigError(f"{path} belongs to uid {status.st_uid}: chown it to {os.geteuid()}.")
+        if not stat.S_ISREG(status.st_mode) or status.st_mode & 0o077:
+            raise GatewayConfigError(
+                f"{path} can be read by others: chmod it to 600 and change the keys in it."
+            )
+        try:
+            raw = json.loads(file.read())
+        except ValueError as error:
+            raise GatewayConfigError(f"{path} is not JSON: write the configuration again.") from error
+    try:
+        return _validated(raw)
+    except GatewayConfigError as error:
+        raise GatewayConfigError(f"{path}: {error}") from error
+
+
+def describe(data_dir: Path) -> dict[str, Any]:
+    """Which model answers, without secrets: ``{"provider", "kind", "demo"}``.
+
+    With a configuration that cannot be used ``provider`` and ``kind`` are
+    None and ``error`` says why.
+    """
+    try:
+        name, provider = read_gateway_config(data_dir).default()
+    except GatewayConfigError as error:
+        return {"provider": None, "kind": None, "demo": False, "error": str(error)}
+    return {"provider": name, "kind": provider.kind, "demo": provider.kind == "demo"}
+
+
+def _validated(raw: object) -> GatewaySettings:
+    try:
+        return GatewaySettings.model_validate(raw)
+    except ValidationError as error:
+        # Only places and messages: pydantic's own text could quote a value.
+        wrong = (f"{'.'.join(map(str, e['loc'])) or 'configuration'}: {e['msg']}" for e in error.errors())
+        raise GatewayConfigError("; ".join(wrong)) from None
+
+
+def _plain(provider: Provider | Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(provider, Provider):
+        return dict(provider)
+    plain = provider.model_dump(mode="json", exclude={"api_key", "auth_token"})
+    for name in ("api_key", "auth_token"):
+        secret: SecretStr | None = getattr(provider, name)
+        if secret is not None:
+            plain[name] = secret.get_secret_value()
+    return plain
