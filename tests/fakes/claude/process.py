@@ -1,0 +1,210 @@
+"""The process: what comes in on stdin, what goes out on stdout, who is asked."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from queue import SimpleQueue
+
+from .controls import CONTROLS, Refusal
+from .transcript import Transcript, leave, new_id
+from .turn import Turn
+from .words import FOR_EVER, WORDS, Interrupted, words_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any, NoReturn
+
+    Frame = dict[str, Any]
+
+
+class Ask:
+    """A request that is open with the host."""
+
+    def __init__(self, request: Frame) -> None:
+        self.request, self.request_id = request, new_id()
+        self.answers: SimpleQueue[Frame | None] = SimpleQueue()
+
+    @property
+    def frame(self) -> Frame:
+        """The request as it was sent."""
+        return {"type": "control_request", "request_id": self.request_id, "request": self.request}
+
+    @property
+    def of_turn(self) -> bool:
+        """Does it end with the turn (all but the handshakes with servers)?"""
+        message: Frame = self.request.get("message") or {}
+        return bool(message.get("method", "tools/call") == "tools/call")
+
+
+class Claude:
+    """The process: the main thread runs turns, a second one reads stdin."""
+
+    def __init__(self, options: dict[str, str], plan: Frame) -> None:
+        self.options, self.plan, self.every = options, plan, plan.get("every", "")
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+        self.log = os.open(plan["log_input"], flags, 0o644) if "log_input" in plan else None
+        self.lock, self.step, self.gap, self.muted = threading.Lock(), 0, 0.0, False
+        self.mode = options.get("--permission-mode", "default")
+        self.model = options.get("--model") or "claude-fake"
+        self.hooks: Frame = {}
+        self.servers: dict[str, threading.Event] = {}
+        self.allowed: set[str] = {"Read"}
+        self.open: dict[str, Ask] = {}
+        self.queue: list[Frame] = []
+        self.changed, self.cut = threading.Condition(), threading.Event()
+        self.state, self.started = "idle", False
+        self.results: int = 0
+        self.eof = self.deaf = self.stay = self.failed = False
+        self.told = ""
+        self.kept: list[bytes] = []
+
+    def run(self) -> NoReturn:
+        """Serve until the end of input and of all that was queued before it."""
+        for _, name, numbers in words_of(self.plan.get("start", "")):
+            WORDS[name](self, *numbers)
+        resume = self.options.get("--resume")
+        self.transcript = Transcript(
+            self.options.get("--session-id"), resume, "--fork-session" in self.options
+        )
+        self.seen = set(self.transcript.finished)
+        if self.transcript.missing:
+            text = f"No conversation found with session ID: {resume}"
+            self.emit("result", "error_during_execution", is_error=True, num_turns=0, errors=[text])
+            leave(1, text)
+        threading.Thread(target=self.read, daemon=True).start()
+        while True:
+            with self.changed:
+                self.changed.wait_for(lambda: self.queue or self.eof)
+                batch, self.queue = self.queue, []
+                self.cut.clear()
+                self.state = "running" if batch else self.state
+            if not batch and not self.stay:
+                leave(1 if self.failed else 0)
+            if not batch:
+                time.sleep(FOR_EVER)
+            Turn(self, batch).run()
+
+    # Output
+
+    def raw(self, data: bytes) -> None:
+        """Write bytes, in pieces when told so."""
+        with self.lock:
+            step = self.step or len(data) or 1
+            for start in range(0, 0 if self.muted else len(data), step):
+                piece = data[start : start + step]
+                while piece:
+                    piece = piece[os.write(1, piece) :]
+                time.sleep(self.gap)
+
+    def frame(self, frame: Frame) -> None:
+        """Write one frame as a line."""
+        self.raw(json.dumps(frame, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
+
+    def emit(self, kind: str, subtype: str | None = None, **fields: object) -> None:
+        """Write a frame of the session, with its ids."""
+        head = {"type": kind, "subtype": subtype} if subtype else {"type": kind}
+        self.frame({**head, **fields, "session_id": self.transcript.session, "uuid": new_id()})
+
+    def tell_state(self, state: str) -> None:
+        """Publish the session's state, where the environment asks for it."""
+        self.state = state
+        if {"CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS", "CLAUDE_CODE_SDK_READS_SESSION_STATE"} & set(os.environ):
+            self.emit("system", "session_state_changed", state=state)
+
+    def lifecycle(self, messages: Iterable[Frame], state: str) -> None:
+        """Tell where stamped user messages stand."""
+        for message in messages:
+            if message.get("uuid"):
+                self.emit("command_lifecycle", command_uuid=message["uuid"], state=state)
+
+    # Input
+
+    def read(self) -> None:
+        """Take every line of stdin, then its end."""
+        for line in sys.stdin.buffer:
+            if self.log is not None:
+                os.write(self.log, line)
+            self.take(line.decode("utf-8", "replace").strip())
+            while self.deaf:
+                time.sleep(FOR_EVER)
+        for request_id in list(self.open):
+            self.settle(request_id, {"response": {"behavior": "deny", "message": "the input has ended"}})
+        with self.changed:
+            self.eof = True
+            self.changed.notify()
+
+    def take(self, text: str) -> None:
+        """Act on one line; a bad one ends the process, as it ends the CLI."""
+        try:
+            frame: Any = json.loads(text) if text else {}
+        except ValueError:
+            leave(1, f"Error parsing streaming input line (type=unknown, {len(text)} chars): SyntaxError")
+        if frame is None:
+            leave(1, "TypeError: null is not an object (evaluating 'message.type')")
+        kind = frame.get("type") if isinstance(frame, dict) else None
+        if kind == "user":
+            self.user(frame)
+        elif kind == "control_request":
+            self.control(frame.get("request_id"), frame.get("request"))
+        elif kind == "control_response" and isinstance(frame.get("response"), dict):
+            self.settle(frame["response"].get("request_id"), frame["response"])
+
+    def user(self, frame: Frame) -> None:
+        """Queue a message, unless its uuid was seen before."""
+        role = (frame.get("message") or {}).get("role", "undefined")
+        if role != "user":
+            leave(1, f"Error: Expected message role 'user', got '{role}'")
+        if frame.get("uuid") in self.seen:
+            return
+        self.seen.add(frame.get("uuid") or new_id())
+        self.lifecycle([frame], "queued")
+        with self.changed:
+            self.queue.append(frame)
+            self.changed.notify()
+
+    def control(self, request_id: str, request: Frame | None) -> None:
+        """Answer a request of the host."""
+        if request is None:
+            leave(1, "Missing request on control_request")
+        body: Frame = {"subtype": "success", "request_id": request_id}
+        subtype = request.get("subtype")
+        try:
+            if subtype not in CONTROLS:
+                raise Refusal(f"Unsupported control request subtype: {subtype}", "unsupported_request")
+            body["response"] = CONTROLS[subtype](self, request)
+        except Refusal as refusal:
+            body.update(subtype="error", error=refusal.args[0], error_code=refusal.args[1])
+        if subtype == "initialize" and self.started:
+            asks = [ask for ask in self.open.values() if ask.request["subtype"] == "can_use_tool"]
+            body["pending_permission_requests"] = [ask.frame for ask in asks]
+        self.frame({"type": "control_response", "response": body})
+        self.started = self.started or subtype == "initialize"
+
+    # Requests to the host
+
+    def send(self, request: Frame) -> Ask:
+        """Put a request to the host."""
+        ask = Ask(request)
+        self.open[ask.request_id] = ask
+        self.frame(ask.frame)
+        return ask
+
+    def settle(self, request_id: str, answer: Frame | None) -> None:
+        """Close an open request; a late or second answer is ignored. None withdraws it."""
+        ask = self.open.pop(request_id, None)
+        if ask is not None:
+            if answer is None:
+                self.frame({"type": "control_cancel_request", "request_id": request_id})
+            ask.answers.put(answer)
+
+    def wait(self, ask: Ask, seconds: float | None = None) -> Frame:
+        """The answer's body (an error has "error"). Raises ``Interrupted``, and ``Empty`` in the end."""
+        answer = ask.answers.get(timeout=seconds)
+        if answer is None:
+            raise Interrupted
+        return answer
