@@ -23,6 +23,7 @@ The tree::
     ├── InputBlocked               input_blocked: the CLI does not read its stdin
     ├── IsolationUnavailable       isolation_unavailable
     ├── KeeperUnavailable          keeper_unavailable
+    ├── StoreUnavailable           store_unavailable: the database is locked, full, gone or too new
     └── InvalidTransition          internal: a state machine met an event without a row
 
 Branch on the type or on ``code``, never on the text. HTTP statuses live in
@@ -173,6 +174,15 @@ class KeeperUnavailable(PoolError):
     """The keeper cannot be reached or refuses this server's epoch."""
 
     code = "keeper_unavailable"
+
+
+class StoreUnavailable(PoolError):
+    """The database is locked, full, gone or of a newer version.
+
+    Nothing was stored, unless ``details["outcome"]`` is ``"unknown"``.
+    """
+
+    code = "store_unavailable"
 
 
 class InvalidTransition(PoolError):

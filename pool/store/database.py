@@ -1,0 +1,77 @@
+"""One database: the writer, the readers and the way they are opened and closed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from pool.errors import StoreUnavailable
+from pool.store.engines import create_private_file, locate, reading_engine, writing_engine
+from pool.store.migrate import migrate
+from pool.store.trouble import refusal
+from pool.store.writer import T, Work, Writer
+
+
+class Database:
+    """Owns the connections. ``open`` before any other call, ``aclose`` at the end."""
+
+    def __init__(self, url: str | None, data_dir: Path, *, busy_timeout_seconds: float = 5) -> None:
+        self._location = locate(url, data_dir)
+        self._busy_timeout_seconds = busy_timeout_seconds
+        self._writer: Writer | None = None
+        self._reader: AsyncEngine | None = None
+
+    async def open(self) -> None:
+        """Migrate and connect. Raises ``StoreUnavailable``; then nothing stays open."""
+        file = self._location.file
+        try:
+            if file is not None:
+                await asyncio.to_thread(create_private_file, file)
+            engine = writing_engine(self._location, self._busy_timeout_seconds)
+        except (OSError, ImportError) as error:
+            raise StoreUnavailable(f"the database cannot be opened: {error}") from error
+        writer = Writer(engine, lambda opened: migrate(opened, file))
+        await writer.start()
+        self._reader = reading_engine(self._location, self._busy_timeout_seconds)
+        self._writer = writer
+
+    async def aclose(self) -> None:
+        """Commit what is queued and disconnect. Safe to call again."""
+        if self._writer is not None:
+            await self._writer.aclose()
+        if self._reader is not None:
+            await self._reader.dispose()
+            self._reader = None
+
+    def submit(self, work: Work[T]) -> asyncio.Future[T]:
+        """Have ``work`` done by the writer; see ``Writer.submit``."""
+        if self._writer is None:
+            raise StoreUnavailable("the store is not open")
+        return self._writer.submit(work)
+
+    async def fetch(self, statement: sa.Select[Any]) -> Sequence[sa.RowMapping]:
+        """All rows of a select; sees every commit that has returned."""
+        if self._reader is None:
+            raise StoreUnavailable("the store is not open")
+        try:
+            async with self._reader.connect() as connection:
+                result: sa.CursorResult[Any] = await connection.execute(statement)
+                return result.mappings().all()
+        except SQLAlchemyError as error:
+            raise refusal(error) from error
+
+    async def fetch_one(self, statement: sa.Select[Any]) -> sa.RowMapping | None:
+        """The first row of a select, or None."""
+        rows = await self.fetch(statement)
+        return rows[0] if rows else None
+
+    async def fetch_value(self, statement: sa.Select[Any]) -> Any:
+        """The first column of the first row of a select, or None."""
+        row = await self.fetch_one(statement)
+        return None if row is None else next(iter(row.values()))

@@ -1,0 +1,121 @@
+"""From a storage URL to the two engines: one that writes (sync) and one that reads (async)."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from pool.errors import BadRequest
+
+DATABASE_NAME = "claude-pool.db"
+
+_DRIVERS = {"sqlite": ("sqlite+pysqlite", "sqlite+aiosqlite"), "postgresql": ("postgresql+psycopg",) * 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where the database is. ``file`` is None for a server."""
+
+    sync_url: URL
+    async_url: URL
+    file: Path | None
+
+
+def locate(url: str | None, data_dir: Path) -> Location:
+    """Read a storage URL; None is SQLite in ``data_dir``. Raises ``BadRequest``.
+
+    The message never repeats the URL: it may hold a password.
+    """
+    if url is None:
+        parsed = URL.create("sqlite", database=str(data_dir / DATABASE_NAME))
+    else:
+        try:
+            parsed = make_url(url)
+        except ArgumentError:
+            raise BadRequest("storage.url is not a database URL") from None
+    kind = parsed.get_backend_name()
+    if kind not in _DRIVERS:
+        raise BadRequest("storage.url must begin with sqlite+aiosqlite:/// or postgresql+psycopg://")
+    sync_driver, async_driver = _DRIVERS[kind]
+    file = _sqlite_file(parsed) if kind == "sqlite" else None
+    return Location(parsed.set(drivername=sync_driver), parsed.set(drivername=async_driver), file)
+
+
+def _sqlite_file(url: URL) -> Path:
+    name = url.database
+    # The writer and the readers are connections of their own: each would get its own empty memory.
+    if not name or name == ":memory:" or name.startswith("file:"):
+        raise BadRequest("storage.url must name a file for SQLite; a database in memory cannot be shared")
+    return Path(name)
+
+
+def create_private_file(file: Path) -> None:
+    """Make ``file`` if it is missing and readable by its owner only, whatever the umask.
+
+    SQLite gives its journal files the mode of the database.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.fchmod(descriptor, 0o600)
+    finally:
+        os.close(descriptor)
+
+
+def writing_engine(location: Location, busy_timeout_seconds: float) -> sa.Engine:
+    """The engine of the one writer; on SQLite each transaction takes the write lock at its begin."""
+    if location.file is None:
+        return sa.create_engine(location.sync_url, pool_size=1, max_overflow=0)
+    engine = sa.create_engine(
+        location.sync_url,
+        pool_size=1,
+        max_overflow=0,
+        # None: the driver begins nothing by itself, so that the event below decides how.
+        connect_args={"isolation_level": None, "check_same_thread": False},
+    )
+    _set_pragmas(
+        engine,
+        f"PRAGMA busy_timeout={int(busy_timeout_seconds * 1000)}",
+        "PRAGMA journal_mode=WAL",
+        "PRAGMA synchronous=NORMAL",
+        "PRAGMA foreign_keys=ON",
+    )
+
+    # A deferred transaction that writes later fails at once when another writes, in spite of busy_timeout.
+    @sa.event.listens_for(engine, "begin")
+    def _begin(connection: sa.Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+def reading_engine(location: Location, busy_timeout_seconds: float) -> AsyncEngine:
+    """The engine of all reads: one statement is one snapshot, and it cannot write."""
+    engine = create_async_engine(
+        location.async_url, pool_size=4, max_overflow=0, isolation_level="AUTOCOMMIT"
+    )
+    if location.file is not None:
+        _set_pragmas(
+            engine.sync_engine,
+            f"PRAGMA busy_timeout={int(busy_timeout_seconds * 1000)}",
+            "PRAGMA query_only=ON",
+        )
+    return engine
+
+
+def _set_pragmas(engine: sa.Engine, *pragmas: str) -> None:
+    @sa.event.listens_for(engine, "connect")
+    def _on_connect(connection: Any, _record: object) -> None:
+        cursor = connection.cursor()
+        try:
+            for pragma in pragmas:
+                cursor.execute(pragma)
+        finally:
+            cursor.close()

@@ -1,0 +1,160 @@
+"""The store in SQL: SQLite in the data directory, or PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from pool.model import Cursor, SessionId, SessionKey, TurnId, UserId
+from pool.store import queries
+from pool.store.base import (
+    InstanceRecord,
+    LogEntry,
+    OpenWork,
+    Operation,
+    PermissionRecord,
+    SessionRecord,
+    Store,
+    TurnRecord,
+)
+from pool.store.database import Database
+from pool.store.operations import perform
+from pool.store.rows import instance_of, permission_of, session_of, turn_of
+from pool.store.tables import meta
+
+
+class SqlStore(Store):
+    """Writes through one writer thread, reads through connections of their own.
+
+    ``url`` None is SQLite in ``data_dir``; else ``sqlite+aiosqlite:///FILE``
+    or ``postgresql+psycopg://…``. ``database`` may be shared with other parts
+    that keep their rows beside the sessions (``pool.store.accounts``).
+    Every method raises ``StoreUnavailable`` when the database does not work.
+    """
+
+    def __init__(self, url: str | None, data_dir: Path, *, busy_timeout_seconds: float = 5) -> None:
+        self.database = Database(url, data_dir, busy_timeout_seconds=busy_timeout_seconds)
+
+    async def open(self) -> None:
+        """See ``Store.open``; raises ``StoreUnavailable`` for a schema of a newer version."""
+        await self.database.open()
+
+    async def aclose(self) -> None:
+        """See ``Store.aclose``. Safe to call again, and after an ``open`` that failed."""
+        await self.database.aclose()
+
+    async def claim_epoch(self, at_least: int) -> int:
+        """See ``Store.claim_epoch``."""
+        return await self.database.submit(lambda connection: _raise_counter(connection, "epoch", at_least))
+
+    async def commit(self, operations: Sequence[Operation]) -> None:
+        """See ``Store.commit``; raises ``Conflict``, ``NotFound`` or ``BadRequest`` for what does not fit."""
+        batch = tuple(operations)
+        await self.database.submit(lambda connection: perform(connection, batch))
+
+    async def get_session(self, key: SessionKey) -> SessionRecord | None:
+        """See ``Store.get_session``."""
+        row = await self.database.fetch_one(queries.session(key))
+        return None if row is None else session_of(row)
+
+    async def list_sessions(
+        self,
+        user_id: UserId,
+        *,
+        search: str = "",
+        include_archived: bool = False,
+        limit: int = 100,
+        after: SessionId | None = None,
+    ) -> Sequence[SessionRecord]:
+        """See ``Store.list_sessions``."""
+        statement = queries.sessions_of(user_id, search, include_archived, limit, after)
+        return [session_of(row) for row in await self.database.fetch(statement)]
+
+    async def count_sessions(self, user_id: UserId) -> int:
+        """See ``Store.count_sessions``."""
+        return int(await self.database.fetch_value(queries.count_sessions(user_id)))
+
+    async def open_work(self) -> Sequence[OpenWork]:
+        """See ``Store.open_work``."""
+        # By the writer: several statements that must see the same moment.
+        return await self.database.submit(_open_work)
+
+    async def exited_instances(self, key: SessionKey) -> Sequence[InstanceRecord]:
+        """See ``Store.exited_instances``."""
+        return [instance_of(row) for row in await self.database.fetch(queries.exited_instances(key))]
+
+    async def find_turn(self, key: SessionKey, message_id: str) -> TurnRecord | None:
+        """See ``Store.find_turn``."""
+        row = await self.database.fetch_one(queries.turn_of_message(key, message_id))
+        return None if row is None else turn_of(row)
+
+    async def get_turn(self, key: SessionKey, turn_id: TurnId) -> TurnRecord | None:
+        """See ``Store.get_turn``."""
+        row = await self.database.fetch_one(queries.turn(key, turn_id))
+        return None if row is None else turn_of(row)
+
+    async def next_turn_number(self, key: SessionKey) -> int:
+        """See ``Store.next_turn_number``."""
+        return int(await self.database.fetch_value(queries.next_turn_number(key)))
+
+    async def read_events(
+        self,
+        key: SessionKey,
+        *,
+        after: Cursor | None = None,
+        before: Cursor | None = None,
+        limit: int = 500,
+        newest_first: bool = False,
+    ) -> Sequence[LogEntry]:
+        """See ``Store.read_events``."""
+        rows = await self.database.fetch(queries.events_between(key, after, before, limit, newest_first))
+        return [LogEntry(Cursor(row["ordinal"], row["offset"], row["k"]), row["body"]) for row in rows]
+
+    async def oldest_event(self, key: SessionKey) -> Cursor | None:
+        """See ``Store.oldest_event``."""
+        entries = await self.read_events(key, limit=1)
+        return entries[0].cursor if entries else None
+
+    async def check(self) -> None:
+        """See ``Store.check``."""
+        written = await self.database.submit(lambda connection: _raise_counter(connection, "checked", 0))
+        found = await self.database.fetch_value(sa.select(meta.c.value).where(meta.c.key == "checked"))
+        if int(found or 0) < written:
+            raise AssertionError("a read does not see the commit before it")
+
+
+def _raise_counter(connection: sa.Connection, name: str, at_least: int) -> int:
+    held = connection.execute(sa.select(meta.c.value).where(meta.c.key == name)).scalar()
+    value = max(int(held or 0) + 1, at_least)
+    if held is None:
+        connection.execute(sa.insert(meta), {"key": name, "value": str(value)})
+    else:
+        connection.execute(sa.update(meta).where(meta.c.key == name).values(value=str(value)))
+    return value
+
+
+def _open_work(connection: sa.Connection) -> list[OpenWork]:
+    def rows(statement: sa.Select[Any]) -> Sequence[sa.RowMapping]:
+        return connection.execute(statement).mappings().all()
+
+    instances: dict[SessionKey, list[InstanceRecord]] = {}
+    turns: dict[SessionKey, list[TurnRecord]] = {}
+    permissions: dict[SessionKey, list[PermissionRecord]] = {}
+    for instance in map(instance_of, rows(queries.open_instances())):
+        instances.setdefault(instance.key, []).append(instance)
+    for turn in map(turn_of, rows(queries.open_turns())):
+        turns.setdefault(turn.key, []).append(turn)
+    for permission in map(permission_of, rows(queries.open_permissions())):
+        permissions.setdefault(permission.key, []).append(permission)
+    return [
+        OpenWork(
+            session=session,
+            instances=tuple(instances.get(session.key, ())),
+            turns=tuple(turns.get(session.key, ())),
+            permissions=tuple(permissions.get(session.key, ())),
+        )
+        for session in map(session_of, rows(queries.open_sessions()))
+    ]

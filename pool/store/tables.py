@@ -1,0 +1,185 @@
+"""The tables, as SQLAlchemy Core; the schema that migrations must arrive at.
+
+A session has an integer primary key that the other tables use: the log is
+by far the largest table, and a small key keeps its rows and index small.
+States are stored by value, JSON as text, times as seconds since 1970.
+Columns of a cursor named ``x`` are ``x_ordinal``, ``x_offset`` and ``x_k``.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+metadata = sa.MetaData()
+
+# Written out and not bound as parameters: only a literal condition lets SQLite use the partial indexes.
+OPEN_INSTANCE = "state <> 'exited'"
+OPEN_TURN = "state NOT IN ('succeeded', 'failed', 'interrupted', 'lost', 'withdrawn')"
+OPEN_PERMISSION = "state <> 'closed'"
+
+
+def _session_column(*, primary_key: bool = False) -> sa.Column[int]:
+    return sa.Column(
+        "session",
+        sa.Integer,
+        sa.ForeignKey("sessions.id", ondelete="CASCADE"),
+        primary_key=primary_key,
+        nullable=False,
+    )
+
+
+sessions = sa.Table(
+    "sessions",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("user_id", sa.Text, nullable=False),
+    sa.Column("session_id", sa.Text, nullable=False),
+    sa.Column("title", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("template", sa.Text, nullable=False),
+    sa.Column("model", sa.Text),
+    sa.Column("permission_mode", sa.Text, nullable=False),
+    sa.Column("cli_session", sa.Text),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("last_active_at", sa.Double, nullable=False),
+    sa.Column("position_ordinal", sa.Integer, nullable=False),
+    sa.Column("position_offset", sa.BigInteger, nullable=False),
+    sa.Column("position_k", sa.Integer, nullable=False),
+    sa.Column("next_ordinal", sa.Integer, nullable=False),
+    sa.Column("resume_from", sa.Text),
+)
+sa.Index("sessions_key", sessions.c.user_id, sa.func.lower(sessions.c.session_id), unique=True)
+sa.Index("sessions_recent", sessions.c.user_id, sessions.c.last_active_at)
+
+instances = sa.Table(
+    "instances",
+    metadata,
+    sa.Column("instance_id", sa.Text, primary_key=True),
+    _session_column(),
+    sa.Column("ordinal", sa.Integer, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("epoch", sa.BigInteger, nullable=False),
+    sa.Column("host", sa.Text, nullable=False),
+    sa.Column("isolation", sa.Text, nullable=False),
+    sa.Column("started_at", sa.Double, nullable=False),
+    sa.Column("spool_offset", sa.BigInteger, nullable=False, key="offset"),
+    sa.Column("pid", sa.Integer),
+    sa.Column("start_ticks", sa.BigInteger),
+    sa.Column("boot_id", sa.Text),
+    sa.Column("turns", sa.Integer, nullable=False),
+    sa.Column("exited_at", sa.Double),
+    sa.Column("exit_code", sa.Integer),
+    sa.Column("exit_signal", sa.Text),
+)
+sa.Index("instances_ordinal", instances.c.session, instances.c.ordinal, unique=True)
+sa.Index(
+    "instances_open",
+    instances.c.session,
+    sqlite_where=sa.text(OPEN_INSTANCE),
+    postgresql_where=sa.text(OPEN_INSTANCE),
+)
+
+turns = sa.Table(
+    "turns",
+    metadata,
+    sa.Column("turn_id", sa.Text, primary_key=True),
+    _session_column(),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("origin", sa.Text, nullable=False),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("message_id", sa.Text),
+    sa.Column("content_hash", sa.Text),
+    sa.Column("position", sa.Integer, nullable=False),
+    sa.Column("line", sa.LargeBinary),
+    sa.Column("instance_id", sa.Text),
+    sa.Column("ended_at", sa.Double),
+    sa.Column("reason", sa.Text),
+    sa.Column("interrupt", sa.Boolean, nullable=False),
+)
+sa.Index("turns_message", turns.c.session, turns.c.message_id, unique=True)
+sa.Index("turns_number", turns.c.session, turns.c.number)
+sa.Index("turns_open", turns.c.session, sqlite_where=sa.text(OPEN_TURN), postgresql_where=sa.text(OPEN_TURN))
+
+events = sa.Table(
+    "events",
+    metadata,
+    _session_column(primary_key=True),
+    sa.Column("ordinal", sa.Integer, primary_key=True),
+    sa.Column("spool_offset", sa.BigInteger, primary_key=True, key="offset"),
+    sa.Column("k", sa.Integer, primary_key=True),
+    sa.Column("body", sa.LargeBinary, nullable=False),
+)
+
+permissions = sa.Table(
+    "permissions",
+    metadata,
+    sa.Column("instance_id", sa.Text, primary_key=True),
+    sa.Column("request_id", sa.Text, primary_key=True),
+    _session_column(),
+    sa.Column("turn_id", sa.Text),
+    sa.Column("tool", sa.Text, nullable=False),
+    sa.Column("request", sa.Text, nullable=False),
+    sa.Column("cursor_ordinal", sa.Integer, nullable=False),
+    sa.Column("cursor_offset", sa.BigInteger, nullable=False),
+    sa.Column("cursor_k", sa.Integer, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("asked_at", sa.Double, nullable=False),
+    sa.Column("answer", sa.LargeBinary),
+    sa.Column("decision", sa.Text),
+    sa.Column("answered_by", sa.Text),
+)
+sa.Index(
+    "permissions_open",
+    permissions.c.session,
+    sqlite_where=sa.text(OPEN_PERMISSION),
+    postgresql_where=sa.text(OPEN_PERMISSION),
+)
+
+users = sa.Table(
+    "users",
+    metadata,
+    sa.Column("user_id", sa.Text, primary_key=True),
+    sa.Column("password_hash", sa.Text),
+    sa.Column("roles", sa.Text, nullable=False),
+    sa.Column("disabled", sa.Boolean, nullable=False),
+    sa.Column("created_at", sa.Double, nullable=False),
+)
+sa.Index("users_folded", sa.func.lower(users.c.user_id), unique=True)
+
+tokens = sa.Table(
+    "tokens",
+    metadata,
+    sa.Column("jti", sa.Text, primary_key=True),
+    sa.Column("user_id", sa.Text, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("scopes", sa.Text, nullable=False),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("expires_at", sa.Double, nullable=False),
+    sa.Column("revoked_at", sa.Double),
+)
+sa.Index("tokens_user", tokens.c.user_id)
+
+links = sa.Table(
+    "links",
+    metadata,
+    sa.Column("hash", sa.Text, primary_key=True),
+    sa.Column("user_id", sa.Text, nullable=False),
+    sa.Column("expires_at", sa.Double, nullable=False),
+)
+
+meta = sa.Table(
+    "meta",
+    metadata,
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("value", sa.Text, nullable=False),
+)
+
+state = sa.Table(
+    "state",
+    metadata,
+    sa.Column("user_id", sa.Text, primary_key=True),
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("value", sa.Text, nullable=False),
+    sa.Column("updated_at", sa.Double, nullable=False),
+)
