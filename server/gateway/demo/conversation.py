@@ -22,7 +22,15 @@ _NOTICES = (
     "[Request interrupted by user",
     "Your response above was cut off mid-stream",
     "Continue from where you left off.",
+    "Tool loaded.",
 )
+_FOLDED = re.compile(
+    r"The user sent a new message while you were working:\n(.*?)(?:\n\nThis is how Claude Code|\Z)", re.DOTALL
+)
+_SUMMARY = "This session is being continued from a previous conversation"
+_REMEMBERED = re.compile(r"^- (.+)$", re.MULTILINE)
+# The demo model's own summaries have this line, then a line for each message.
+SUMMARY_HEAD = "Summary by the demo model. The user said:"
 _CWD = re.compile(r"[Ww]orking directory:\s*(/[^\n]*?)\s*(?:\n|$)")
 
 
@@ -75,7 +83,7 @@ def read_conversation(body: Mapping[str, Any]) -> Conversation:
         asked=tuple(asked),
         outcomes=tuple(outcomes),
         answered=answered,
-        tools=frozenset(_tool_names(body)),
+        tools=frozenset(_tool_names(body, messages)),
         cwd=cwd[1] if cwd else None,
         thinking=_mapping(body.get("thinking")).get("type") in ("enabled", "adaptive"),
         json_schema=_json_schema(body),
@@ -89,11 +97,13 @@ def _asked(messages: Sequence[Mapping[str, Any]]) -> tuple[list[str], int]:
     asked: list[str] = []
     after = 0
     for index, message in enumerate(messages):
-        if message.get("role") != "user":
-            continue
-        words = "\n".join(filter(None, (_own_words(text) for text in _texts(message.get("content")))))
+        # A message sent while the model worked comes as a message of role system.
+        folded = (m[1] for text in _texts(message.get("content")) for m in [_FOLDED.match(text)] if m)
+        texts = _texts(message.get("content")) if message.get("role") == "user" else folded
+        # The CLI puts messages that no answer lies between into one, a block each.
+        words = [own for text in texts for own in _own_words(text)]
         if words:
-            asked.append(words)
+            asked.extend(words)
             after = index + 1
     return asked, after
 
@@ -122,15 +132,24 @@ def _since(messages: Sequence[Mapping[str, Any]]) -> tuple[list[ToolOutcome], st
     return outcomes, "".join(answered)
 
 
-def _own_words(text: str) -> str:
+def _own_words(text: str) -> list[str]:
+    """What of ``text`` the user wrote; of a compacted conversation, what its summary kept of that."""
     words = _WRAPPED.sub("", text).strip()
-    return "" if words.startswith(_NOTICES) else words
+    if words.startswith(_SUMMARY):
+        _, _, kept = words.partition(SUMMARY_HEAD)
+        return _REMEMBERED.findall(kept.partition("\n\n")[0])
+    return [] if not words or words.startswith(_NOTICES) else [words]
 
 
-def _tool_names(body: Mapping[str, Any]) -> Iterator[str]:
-    for tool in _sequence(body.get("tools")):
-        name = _mapping(tool).get("name")
-        if isinstance(name, str) and not _mapping(tool).get("defer_loading"):
+def _tool_names(body: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The tools that can be used now: a deferred one only once ToolSearch has brought it."""
+    loaded = set()
+    for message in messages:
+        for result in _blocks(message.get("content")):
+            loaded |= {reference.get("tool_name") for reference in _blocks(result.get("content"))}
+    for tool in _blocks(body.get("tools")):
+        name = tool.get("name")
+        if isinstance(name, str) and (not tool.get("defer_loading") or name in loaded):
             yield name
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from server.gateway.demo.answer import Answer, Failure, Reply, Text, Thinking
-from server.gateway.demo.conversation import Conversation
+from server.gateway.demo.conversation import SUMMARY_HEAD, Conversation
 from server.gateway.demo.pieces import MAX_PIECES, in_pieces
 
 MODEL_ID = "claude-pool-demo"
@@ -119,8 +119,8 @@ def side_request(conversation: Conversation) -> Answer | None:
     if conversation.max_tokens == 1:
         return Reply((Text(("Demo",)),), stop_reason="max_tokens")
     if "detailed summary of the conversation" in conversation.last:
-        said = "\n".join(f"- {text}" for text in conversation.asked[:-1])
-        return _reply(f"<summary>\nSummary by the demo model. The user said:\n{said}\n</summary>")
+        said = "\n".join(f"- {' '.join(text.split())}" for text in conversation.asked[:-1])
+        return _reply(f"<summary>\n{SUMMARY_HEAD}\n{said}\n</summary>")
     if not conversation.tools and "title" in conversation.system.lower():
         return _reply(_title(conversation))
     return None
@@ -136,8 +136,10 @@ def _short(text: str) -> str:
 
 
 def _title(conversation: Conversation) -> str:
-    words = re.sub(r"</?\w+>", " ", conversation.last).split()
-    return "Demo: " + (" ".join(words[:6]) or "conversation")
+    """The first words of what is to be named."""
+    inside = re.search(r"<session>(.*?)</session>", conversation.last, re.DOTALL)
+    words = (inside[1] if inside else conversation.last).split()
+    return " ".join(words[:5]).capitalize() or "Conversation"
 
 
 def _fitting(schema: Mapping[str, Any], words: str) -> Any:
