@@ -22,6 +22,7 @@ from pool.store.base import (
 )
 from pool.store.database import Database
 from pool.store.operations import perform
+from pool.store.purge import prune
 from pool.store.rows import instance_of, permission_of, session_of, turn_of
 from pool.store.tables import meta
 
@@ -117,6 +118,10 @@ class SqlStore(Store):
         """See ``Store.oldest_event``."""
         entries = await self.read_events(key, limit=1)
         return entries[0].cursor if entries else None
+
+    async def prune(self, before: float) -> int:
+        """Delete history that ended before ``before``; see ``pool.store.purge.prune``."""
+        return await prune(self.database, before)
 
     async def check(self) -> None:
         """See ``Store.check``."""

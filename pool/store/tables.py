@@ -159,6 +159,7 @@ tokens = sa.Table(
     sa.Column("revoked_at", sa.Double),
 )
 sa.Index("tokens_user", tokens.c.user_id)
+sa.Index("tokens_expiry", tokens.c.expires_at)
 
 links = sa.Table(
     "links",

@@ -183,6 +183,7 @@ def _create_tokens() -> None:
         sa.PrimaryKeyConstraint("jti"),
     )
     op.create_index("tokens_user", "tokens", ["user_id"])
+    op.create_index("tokens_expiry", "tokens", ["expires_at"])
 
 
 def _create_links() -> None:
