@@ -156,9 +156,7 @@ def _session_args(options: CliOptions) -> list[str]:
 
 def _tools(rules: Sequence[str]) -> str:
     for rule in rules:
-        name = _TOOL_NAME.match(rule) if isinstance(rule, str) else None
+        name = _TOOL_NAME.match(rule)
         if name is None or (name.end() != len(rule) and not _TOOL_RULE.fullmatch(rule, name.end())):
-            raise BadRequest(
-                "a tool rule must look like Name or Name(pattern)", details={"rule": str(rule)[:100]}
-            )
+            raise BadRequest("a tool rule must look like Name or Name(pattern)", details={"rule": rule[:100]})
     return ",".join(dict.fromkeys(rules))

@@ -1,0 +1,113 @@
+"""Who gets a slot: run, queue or refuse with a time to come back.
+
+A slot is taken by every instance that is not exited, also by one that is
+stopping or stuck. Waiters stand in one line; a decision is made for one of
+them, knowing how many stand before it, and is made again whenever a slot is
+freed, an instance becomes idle, or somebody leaves the line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from pool.errors import Draining, PoolFull, QuotaExceeded, Refused
+from pool.model import InstanceId, UserId
+from pool.policy.eviction import InstanceFacts, choose_victim
+
+RETRY_AFTER_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdmissionFacts:
+    """All that counts for one request of ``user_id`` for a slot.
+
+    ``live`` and ``user_live`` are instances not exited, of all and of this
+    user; ``leaving`` and ``user_leaving`` are those of them that are being
+    stopped (stuck ones are not leaving). ``ahead`` waiters stand before this
+    one, ``waiting`` in the whole line without this one. ``live_instances``
+    are candidates for eviction. ``trouble`` is why no work can be admitted at
+    all (a full disk), in words for the user.
+    """
+
+    user_id: UserId
+    live: int
+    limit: int
+    user_live: int
+    user_limit: int | None
+    leaving: int = 0
+    user_leaving: int = 0
+    ahead: int = 0
+    waiting: int = 0
+    queue_length: int = 100
+    is_draining: bool = False
+    trouble: str | None = None
+    live_instances: Sequence[InstanceFacts] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Take the slot and launch now."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvictFirst:
+    """Park this instance for the request, which waits in line and is decided again at its exit."""
+
+    instance_id: InstanceId
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Stand in line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Raise ``error``; it says when to come back."""
+
+    error: Refused
+
+
+Admission = Run | EvictFirst | Wait | Refuse
+
+
+def admit(facts: AdmissionFacts) -> Admission:
+    """Decide about one request for a slot."""
+    if facts.is_draining:
+        return Refuse(Draining("the pool is draining", retry_after_seconds=RETRY_AFTER_SECONDS))
+    if facts.trouble is not None:
+        return Refuse(PoolFull(facts.trouble, retry_after_seconds=60.0))
+    return _at_user_limit(facts) or _in_line(facts)
+
+
+def _at_user_limit(facts: AdmissionFacts) -> Admission | None:
+    if facts.user_limit is None or facts.user_live < facts.user_limit:
+        return None
+    if facts.user_limit > 0 and facts.user_live - facts.user_leaving < facts.user_limit:
+        return Wait()
+    own = [item for item in facts.live_instances if item.user_id == facts.user_id]
+    victim = choose_victim(own) if facts.user_limit > 0 else None
+    if victim is not None:
+        return EvictFirst(victim)
+    return Refuse(
+        QuotaExceeded(
+            f"{facts.user_live} of your sessions are busy and {facts.user_limit} may be live at once",
+            retry_after_seconds=RETRY_AFTER_SECONDS,
+            details={"quota": "max_instances", "limit": facts.user_limit},
+        )
+    )
+
+
+def _in_line(facts: AdmissionFacts) -> Admission:
+    free = facts.limit - facts.live
+    if free > facts.ahead:
+        return Run()
+    if free + facts.leaving <= facts.ahead:
+        victim = choose_victim(facts.live_instances)
+        if victim is not None:
+            return EvictFirst(victim)
+        if facts.waiting >= facts.queue_length:
+            message = f"all {facts.limit} slots are busy and {facts.waiting} requests wait before this one"
+            return Refuse(PoolFull(message, retry_after_seconds=RETRY_AFTER_SECONDS))
+    return Wait()
