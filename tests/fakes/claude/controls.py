@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from functools import partial
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,14 +33,15 @@ def initialize(claude: Claude, request: Frame) -> Frame:
     answer: Frame = {"commands": COMMANDS, "agents": [], "output_style": "default", "models": MODELS}
     answer.update(account={"apiProvider": "firstParty"}, pid=os.getpid(), claude_code_version="2.1.329")
     answer.update(current_permission_mode=claude.mode, session_state=claude.state, capabilities=[])
-    return {**answer, "hooks_applied": True} if claude.started else answer
+    return {**answer, "hooks_applied": "hooks" in request}
 
 
 def connect(claude: Claude, names: list[str]) -> None:
-    """Shake hands with MCP servers of the host, beside what goes on; the first turn waits for it."""
+    """Shake hands with MCP servers of the host after the answer, beside what goes on; turns wait for it."""
     for name in names:
         claude.servers[name] = threading.Event()
-        threading.Thread(target=_shake_hands, args=(claude, name), daemon=True).start()
+        hands = threading.Thread(target=_shake_hands, args=(claude, name), daemon=True)
+        claude.later.append(hands.start)
 
 
 def _shake_hands(claude: Claude, name: str) -> None:
@@ -60,11 +62,15 @@ def interrupt(claude: Claude, request: Frame) -> Frame:
     with claude.changed:
         if request.get("cancel_queued"):
             cancelled, claude.queue = claude.queue, []
-        if claude.state != "idle":
-            claude.cut.set()
-    claude.lifecycle(cancelled, "cancelled")
+            claude.lifecycle(cancelled, "cancelled")
+        if claude.busy:
+            claude.later.append(claude.cut.set)
+        elif claude.state != "idle" and not claude.queue:
+            claude.later.append(lambda: claude.tell_state("idle"))
     for ask in [ask for ask in claude.open.values() if ask.of_turn]:
-        claude.settle(ask.request_id, None)
+        claude.open.pop(ask.request_id, None)
+        claude.frame({"type": "control_cancel_request", "request_id": ask.request_id})
+        claude.later.append(partial(ask.answers.put, None))
     ids = [[frame.get("uuid") for frame in frames] for frames in (claude.queue, cancelled)]
     return {"still_queued": ids[0], "cancelled": ids[1]}
 

@@ -12,11 +12,11 @@ from queue import SimpleQueue
 from .controls import CONTROLS, Refusal
 from .transcript import Transcript, leave, new_id
 from .turn import Turn
-from .words import FOR_EVER, WORDS, Interrupted, words_of
+from .words import FOR_EVER, PLACES, WORDS, Interrupted, words_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from typing import Any, NoReturn
 
     Frame = dict[str, Any]
@@ -60,13 +60,12 @@ class Claude:
         self.state, self.started = "idle", False
         self.results: int = 0
         self.eof = self.deaf = self.stay = self.failed = False
-        self.told = ""
+        self.busy, self.told = False, ""
+        self.later: list[Callable[[], object]] = []
         self.kept: list[bytes] = []
 
     def run(self) -> NoReturn:
         """Serve until the end of input and of all that was queued before it."""
-        for _, name, numbers in words_of(self.plan.get("start", "")):
-            WORDS[name](self, *numbers)
         resume = self.options.get("--resume")
         self.transcript = Transcript(
             self.options.get("--session-id"), resume, "--fork-session" in self.options
@@ -76,18 +75,26 @@ class Claude:
             text = f"No conversation found with session ID: {resume}"
             self.emit("result", "error_during_execution", is_error=True, num_turns=0, errors=[text])
             leave(1, text)
-        threading.Thread(target=self.read, daemon=True).start()
+        for _, name, numbers in words_of(self.plan.get("start", "")):
+            WORDS[name](self, *numbers)
+        threading.Thread(target=self.listen, daemon=True).start()
         while True:
             with self.changed:
                 self.changed.wait_for(lambda: self.queue or self.eof)
                 batch, self.queue = self.queue, []
+                self.busy = bool(batch)
                 self.cut.clear()
-                self.state = "running" if batch else self.state
             if not batch and not self.stay:
                 leave(1 if self.failed else 0)
             if not batch:
                 time.sleep(FOR_EVER)
-            Turn(self, batch).run()
+            turn = Turn(self, batch)
+            turn.run()
+            with self.changed:
+                self.busy = False
+                if not self.queue:
+                    self.tell_state("idle")
+            turn.do(PLACES["idle"])
 
     # Output
 
@@ -108,7 +115,8 @@ class Claude:
     def emit(self, kind: str, subtype: str | None = None, **fields: object) -> None:
         """Write a frame of the session, with its ids."""
         head = {"type": kind, "subtype": subtype} if subtype else {"type": kind}
-        self.frame({**head, **fields, "session_id": self.transcript.session, "uuid": new_id()})
+        ids = {"uuid": new_id(), "session_id": self.transcript.session}
+        self.frame({**head, **fields, **{name: ids[name] for name in ids if name not in fields}})
 
     def tell_state(self, state: str) -> None:
         """Publish the session's state, where the environment asks for it."""
@@ -123,6 +131,13 @@ class Claude:
                 self.emit("command_lifecycle", command_uuid=message["uuid"], state=state)
 
     # Input
+
+    def listen(self) -> None:
+        """Read stdin to its end; leave when nobody reads what is answered."""
+        try:
+            self.read()
+        except BrokenPipeError:
+            leave(0)
 
     def read(self) -> None:
         """Take every line of stdin, then its end."""
@@ -160,10 +175,19 @@ class Claude:
         if role != "user":
             leave(1, f"Error: Expected message role 'user', got '{role}'")
         if frame.get("uuid") in self.seen:
+            with self.changed:
+                if self.state == "idle":
+                    self.tell_state("idle")
             return
         self.seen.add(frame.get("uuid") or new_id())
-        self.lifecycle([frame], "queued")
+        self.submit(frame)
+
+    def submit(self, frame: Frame) -> None:
+        """Queue a message, a user's or the CLI's own."""
         with self.changed:
+            if self.state == "idle":
+                self.tell_state("running")
+            self.lifecycle([frame], "queued")
             self.queue.append(frame)
             self.changed.notify()
 
@@ -181,9 +205,14 @@ class Claude:
             body.update(subtype="error", error=refusal.args[0], error_code=refusal.args[1])
         if subtype == "initialize" and self.started:
             asks = [ask for ask in self.open.values() if ask.request["subtype"] == "can_use_tool"]
-            body["pending_permission_requests"] = [ask.frame for ask in asks]
+            body.update(
+                pending_permission_requests=[ask.frame for ask in asks], pending_user_dialog_requests=[]
+            )
         self.frame({"type": "control_response", "response": body})
         self.started = self.started or subtype == "initialize"
+        later, self.later = self.later, []
+        for act in later:
+            act()
 
     # Requests to the host
 

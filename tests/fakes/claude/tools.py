@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     Frame = dict[str, Any]
 
 
+REJECTED = "The user doesn't want to proceed with this tool use. The tool use was rejected."
+
+
 class Denied(Exception):
     """The tool does not run; the text goes to the model."""
 
@@ -29,19 +32,32 @@ def use(turn: Turn, verb: str, given: str) -> str:
     """Use the tool that a prompt names; returns the text of its result, good or bad."""
     name, fields, action = _plan(turn.claude, verb, given)
     tool_use_id = f"toolu_{new_id()[:12]}"
-    turn.say([json.dumps(fields)], {"type": "tool_use", "id": tool_use_id, "name": name, "input": fields})
+    block = {"type": "tool_use", "id": tool_use_id, "name": name, "input": fields}
+    turn.say([(None, ["I will use ", f"{name}."]), (block, [json.dumps(fields)])])
+    note = {"id": tool_use_id, "permission_decision": {"decision": "accept", "source": "user_temporary"}}
     bad = True
     try:
         text = action(permit(turn, name, fields, tool_use_id))
         bad = False
+    except Interrupted:
+        _report(turn, tool_use_id, REJECTED, True, {"id": tool_use_id, "non_execution_kind": "user-rejected"})
+        turn.denials.append({"tool_name": name, "tool_use_id": tool_use_id, "tool_input": fields})
+        raise
     except Denied as denied:
         text = str(denied)
+        note = {"id": tool_use_id, "non_execution_kind": "permission-rule"}
     except OSError as error:
         text = f"{error.strerror}: {error.filename}"
-    block = {"tool_use_id": tool_use_id, "type": "tool_result", "content": text, "is_error": bad}
-    message = {"role": "user", "content": [block]}
-    turn.claude.emit("user", message=message, parent_tool_use_id=None, tool_use_result=text)
+    _report(turn, tool_use_id, text, bad, note)
     return text
+
+
+def _report(turn: Turn, tool_use_id: str, text: str, bad: bool, note: Frame) -> None:
+    """The frame of a tool's result."""
+    block = {"tool_use_id": tool_use_id, "type": "tool_result", "content": text}
+    message = {"role": "user", "content": [{**block, "is_error": True} if bad else block]}
+    more = {"tool_use_result": f"Error: {text}" if bad else text, "tool_result_meta": [note]}
+    turn.line("user", message, **more)
 
 
 def _plan(claude: Claude, verb: str, given: str) -> tuple[str, Frame, Callable[[Frame], str]]:
@@ -124,11 +140,14 @@ def permit(turn: Turn, name: str, fields: Frame, tool_use_id: str) -> Frame:
         turn.denials.append({"tool_name": name, "tool_use_id": tool_use_id, "tool_input": fields})
         raise Denied(text)
     body: Frame = {"subtype": "can_use_tool", "tool_name": name, "display_name": name, "input": fields}
+    body["description"] = os.path.basename(fields.get("file_path", "")) or name
     body["permission_suggestions"] = [{"type": "setMode", "mode": "acceptEdits", "destination": "session"}]
     body.update({"requires_user_interaction": True} if name == "AskUserQuestion" else {})
     claude.tell_state("requires_action")
-    answer = claude.wait(claude.send({**body, "tool_use_id": tool_use_id}))
-    claude.tell_state("running")
+    try:
+        answer = claude.wait(claude.send({**body, "tool_use_id": tool_use_id}))
+    finally:
+        claude.tell_state("running")
     return _verdict(turn, answer, name, fields, tool_use_id)
 
 

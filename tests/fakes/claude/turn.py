@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .process import Claude
 
     Frame = dict[str, Any]
+    Block = tuple[Frame | None, list[str]]
 
 USAGE = {"input_tokens": 10, "cache_read_input_tokens": 0, "output_tokens": 5, "service_tier": "standard"}
 TOOL_VERBS = ("write", "read", "bash", "question", "mcp")
@@ -33,27 +34,26 @@ class Turn:
         self.words = list(words_of(" ".join([*texts, claude.every])))
         self.prompt = prompt_of(texts[-1])
         self.plain = bool(batch[-1].get("client_composed"))
-        self.said, self.answer, self.streaming = "", "", False
+        self.said, self.answer, self.index, self.streaming = "", "", 0, False
+        self.message: Frame = {}
         self.denials: list[Frame] = []
         self.requests, self.began = 0, time.monotonic()
 
     def run(self) -> None:
-        """Play the turn."""
-        claude = self.claude
-        claude.told = ""
-        claude.lifecycle(self.batch, "started")
-        claude.tell_state("running")
+        """Play the turn, to the lifecycle of its messages."""
+        self.claude.told = ""
+        self.claude.lifecycle(self.batch, "started")
+        end = "cancelled"
         try:
             self.do(PLACES["before"])
             self.play()
+            end = "completed"
         except Interrupted:
             self.interrupted()
         except ApiError as error:
             self.refused(error.args[0])
         self.do(PLACES["after"])
-        claude.lifecycle(self.batch, "completed")
-        claude.tell_state("idle")
-        self.do(PLACES["idle"])
+        self.claude.lifecycle(self.batch, end)
 
     def do(self, place: int) -> None:
         """Do the words of one place, each once."""
@@ -73,7 +73,9 @@ class Turn:
         self.request()
         self.do(PLACES["now"])
         self.body()
-        self.result("success", is_error=False, result=self.answer, terminal_reason="completed")
+        self.result(
+            "success", is_error=False, result=self.answer, stop_reason="end_turn", terminal_reason="completed"
+        )
         return None
 
     def init(self) -> None:
@@ -88,7 +90,10 @@ class Turn:
         }
         more.update(claude_code_version="2.1.329", agents=[], skills=[], plugins=[])
         more.update(model=claude.model, permissionMode=claude.mode)
-        claude.emit("system", "init", cwd=os.getcwd(), tools=tools, mcp_servers=servers, **more)
+        session = claude.transcript.session
+        claude.emit(
+            "system", "init", cwd=os.getcwd(), session_id=session, tools=tools, mcp_servers=servers, **more
+        )
 
     def remember(self) -> None:
         """Write the batch into the transcript, before the model is called."""
@@ -104,14 +109,14 @@ class Turn:
         if verb in TOOL_VERBS and not self.claude.told:
             text = use(self, verb, given)
             self.request()
-            self.say([text])
+            self.say([(None, [text])])
         elif verb == "stream":
             count, pause = ([*map(float, given.split()), 0.0])[:2]
             pieces = [f"w{number}" if number == 0 else f" w{number}" for number in range(int(count))]
-            self.say(pieces, pause=pause / 1000)
+            self.say([(None, pieces)], pause / 1000)
         else:
             words = self.plain_answer(verb).split(" ")
-            self.say([word if k == 0 else f" {word}" for k, word in enumerate(words)])
+            self.say([(None, [word if k == 0 else f" {word}" for k, word in enumerate(words)])])
 
     def plain_answer(self, verb: str) -> str:
         """The answer to a prompt that needs no tool."""
@@ -124,125 +129,136 @@ class Turn:
 
     # Model calls
 
+    @property
+    def uuids(self) -> list[str]:
+        """The stamps of the user's messages."""
+        return [message["uuid"] for message in self.batch if message.get("uuid")]
+
     def request(self) -> None:
         """Tell that the model is asked."""
         self.requests += 1
-        self.claude.emit("system", "status", status="requesting")
+        self.claude.emit("system", "status", status="requesting", user_message_uuids=self.uuids)
+
+    def line(self, kind: str, message: Frame, **more: object) -> None:
+        """A frame with a whole message, of the model or of the user's side."""
+        ids = {"session_id": self.claude.transcript.session, "uuid": new_id()}
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime())
+        more = {"message": message, "parent_tool_use_id": None, **ids, "timestamp": stamp, **more}
+        self.claude.emit(kind, None, **more)
 
     def event(self, kind: str, **fields: object) -> None:
         """One event of the model's stream."""
         if "--include-partial-messages" in self.claude.options:
-            self.claude.emit("stream_event", event={"type": kind, **fields}, parent_tool_use_id=None)
+            ids = {"session_id": self.claude.transcript.session, "parent_tool_use_id": None, "uuid": new_id()}
+            event = {"type": kind, **fields}
+            self.claude.emit("stream_event", None, event=event, **ids, api_message_id=self.message["id"])
 
-    def say(self, pieces: list[str], block: Frame | None = None, pause: float = 0.0) -> None:
-        """Stream one message of one block, text or the use of a tool; a cut one begins again."""
+    def say(self, blocks: list[Block], pause: float = 0.0) -> None:
+        """Stream one message: its blocks are texts (None) or uses of tools. A cut one begins again."""
+        self.streaming = True
         while True:
-            self.said, self.streaming = "", True
-            head = {
-                "id": f"msg_{new_id()[:12]}",
-                "type": "message",
-                "role": "assistant",
+            head = {"id": f"msg_{new_id()[:12]}", "type": "message", "role": "assistant"}
+            self.message = {
+                **head,
                 "model": self.claude.model,
+                "content": [],
+                "stop_reason": None,
+                "usage": USAGE,
             }
-            self.message: Frame = {**head, "content": [], "stop_reason": None, "usage": USAGE}
             self.event("message_start", message=self.message)
-            empty = {**block, "input": {}} if block else {"type": "text", "text": ""}
-            self.event("content_block_start", index=0, content_block=empty)
             try:
-                self.deltas(pieces, bool(block), pause)
+                for index, (block, pieces) in enumerate(blocks):
+                    self.block(index, block, pieces, pause)
                 break
             except Cut:
                 self.cut_off()
-        self.assistant([block or {"type": "text", "text": self.said}])
-        self.close("tool_use" if block else "end_turn")
-        if not block:
-            self.answer = self.said
+        self.answer = self.said
+        self.event("message_delta", delta={"stop_reason": self.stop_reason(blocks)}, usage=USAGE)
+        self.event("message_stop")
+        self.streaming = False
 
-    def deltas(self, pieces: list[str], of_tool: bool, pause: float) -> None:
-        """Stream the pieces, doing the words that stand before each."""
+    @staticmethod
+    def stop_reason(blocks: list[Block]) -> str:
+        """Why the model stopped."""
+        return "tool_use" if blocks[-1][0] else "end_turn"
+
+    def block(self, index: int, block: Frame | None, pieces: list[str], pause: float) -> None:
+        """Stream one block, doing the words that stand before each delta."""
+        self.said, self.index = "", index
+        empty = {**block, "input": {}} if block else {"type": "text", "text": ""}
+        self.event("content_block_start", index=index, content_block=empty)
+        kind, field = ("input_json_delta", "partial_json") if block else ("text_delta", "text")
         for number, piece in enumerate(pieces):
             self.do(number)
             if pause or self.claude.cut.is_set():
                 rest(self.claude, pause)
-            kind = (
-                {"type": "input_json_delta", "partial_json": piece}
-                if of_tool
-                else {"type": "text_delta", "text": piece}
-            )
             self.said += piece
-            self.event("content_block_delta", index=0, delta=kind)
+            self.event("content_block_delta", index=index, delta={"type": kind, field: piece})
         self.do(len(pieces))
+        self.assistant(block or {"type": "text", "text": self.said})
+        self.event("content_block_stop", index=index)
 
     def cut_off(self) -> None:
         """What a cut stream looks like: no message_delta, and the call is made again."""
-        self.event("content_block_stop", index=0)
+        self.event("content_block_stop", index=self.index)
         self.event("message_stop")
-        retry = {
-            "attempt": 1,
-            "max_retries": 10,
-            "retry_delay_ms": 20,
-            "error_status": None,
-            "error": "unknown",
-        }
-        self.claude.emit("system", "api_retry", **retry)
+        retry: Frame = {"attempt": 1, "max_retries": 10, "retry_delay_ms": 20, "error_status": None}
+        self.claude.emit("system", "api_retry", **retry, error="unknown")
         time.sleep(0.02)
 
-    def assistant(self, content: list[Frame], **more: str) -> None:
+    def assistant(self, block: Frame, **more: str) -> None:
         """A complete block."""
-        self.claude.transcript.append(
-            {"type": "assistant", "uuid": new_id(), "message": {"content": content}}
+        row = {"type": "assistant", "uuid": new_id(), "message": {"role": "assistant", "content": [block]}}
+        self.claude.transcript.append(row)
+        self.line(
+            "assistant", {**self.message, "content": [block]}, request_id=f"req_{new_id()[:12]}", **more
         )
-        message = {**self.message, "content": content}
-        self.claude.emit("assistant", None, message=message, parent_tool_use_id=None, **more)
-
-    def close(self, stop_reason: str) -> None:
-        """End the message."""
-        self.streaming = False
-        self.event("content_block_stop", index=0)
-        self.event("message_delta", delta={"stop_reason": stop_reason, "stop_sequence": None}, usage=USAGE)
-        self.event("message_stop")
 
     # Ends
 
-    def result(self, subtype: str, **fields: object) -> None:
+    def result(self, subtype: str, **fields: Any) -> None:
         """The frame that ends the turn; its type stands behind many other keys, as the CLI has it."""
         claude = self.claude
         milliseconds = int((time.monotonic() - self.began) * 1000)
         claude.failed = bool(fields["is_error"])
-        frame: Frame = {"duration_api_ms": milliseconds, "duration_ms": milliseconds, "ttft_ms": 1, **fields}
-        frame.update(num_turns=self.requests, stop_reason="end_turn" if subtype == "success" else None)
+        frame: Frame = {"duration_api_ms": milliseconds, "stop_reason": fields.pop("stop_reason", None)}
         frame.update(
             session_id=claude.transcript.session, total_cost_usd=0.001 * (claude.results + 1), usage=USAGE
         )
-        frame.update(modelUsage={}, permission_denials=self.denials, queued_turn_count=len(claude.queue))
-        frame.update(type="result", subtype=subtype, result_index=claude.results, uuid=new_id())
-        uuids = [message["uuid"] for message in self.batch if message.get("uuid")]
-        frame.update({"user_message_uuid": uuids[-1]} if uuids else {})
+        frame.update(
+            modelUsage={}, permission_denials=self.denials, terminal_reason=fields.pop("terminal_reason")
+        )
+        frame.update(is_error=fields.pop("is_error"), num_turns=self.requests, subtype=subtype, **fields)
+        frame.update(ttft_ms=1, type="result", duration_ms=milliseconds, uuid=new_id())
+        if self.uuids:
+            frame.update(user_message_uuid=self.uuids[-1], user_message_uuids=self.uuids)
         frame.update({"origin": self.origin} if self.origin else {})
+        frame.update(queued_turn_count=len(claude.queue), result_index=claude.results)
         claude.results += 1
         claude.frame(frame)
 
     def interrupted(self) -> None:
         """End an interrupted turn: the partial answer, a note, the closing events, the result."""
-        reason = "aborted_streaming" if self.streaming or not self.requests else "aborted_tools"
-        was_streaming, self.streaming = self.streaming, False
-        if was_streaming and self.said:
-            self.assistant([{"type": "text", "text": self.said}])
-        note = [{"type": "text", "text": "[Request interrupted by user]"}]
-        self.claude.emit("user", message={"role": "user", "content": note}, parent_tool_use_id=None)
-        if was_streaming:
-            self.event("content_block_stop", index=0)
+        of_tool = self.requests > 0 and self.answer != "" and not self.streaming
+        if self.streaming and self.said:
+            self.assistant({"type": "text", "text": self.said})
+        note = "[Request interrupted by user for tool use]" if of_tool else "[Request interrupted by user]"
+        self.line("user", {"role": "user", "content": [{"type": "text", "text": note}]})
+        if self.streaming:
+            self.event("content_block_stop", index=self.index)
+            self.event("message_delta", delta={"stop_reason": None}, usage=USAGE)
             self.event("message_stop")
-        self.result(
-            "error_during_execution", is_error=True, errors=["Request was aborted."], terminal_reason=reason
-        )
+        stop_reason = "tool_use" if of_tool else None
+        text = f"[ede_diagnostic] result_type=user last_content_type=n/a stop_reason={stop_reason or 'null'}"
+        more = {"terminal_reason": "aborted_tools" if of_tool else "aborted_streaming", "errors": [text]}
+        self.result("error_during_execution", is_error=True, stop_reason=stop_reason, **more)
 
     def refused(self, status: int) -> None:
         """End a turn whose model call was refused: the subtype says success all the same."""
         text = f"API Error: {status} the fake API refuses"
         self.message = {"id": new_id(), "type": "message", "role": "assistant", "model": "<synthetic>"}
-        self.assistant([{"type": "text", "text": text}], error="invalid_request")
-        more = {"terminal_reason": "api_error", "api_error_status": status}
+        self.assistant({"type": "text", "text": text}, error="invalid_request")
+        more = {"terminal_reason": "api_error", "stop_reason": "stop_sequence", "api_error_status": status}
         self.result("success", is_error=True, result=text, **more)
 
     def clear(self) -> None:

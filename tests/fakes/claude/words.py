@@ -43,7 +43,7 @@ def words_of(text: str) -> Iterator[tuple[int, str, list[float]]]:
         elif name in PLACES:
             place = PLACES[name]
         else:
-            yield place, name, numbers
+            yield (0 if name == "retry" and place == PLACES["now"] else place), name, numbers
 
 
 def prompt_of(text: str) -> str:
@@ -166,9 +166,7 @@ def turn(claude: Claude) -> None:
         "message": {"role": "user", "content": "a task has ended"},
         "origin": {"kind": "task-notification"},
     }
-    with claude.changed:
-        claude.queue.append(frame)
-        claude.changed.notify()
+    claude.submit(frame)
 
 
 def task(claude: Claude, seconds: float = 1) -> None:

@@ -1,0 +1,94 @@
+"""What every test has: the watch for leaks, short directories, the two CLIs, waiters."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import waiting
+from tests.fakes.fake_claude import build
+from tests.leaks import Watch
+
+
+@pytest.fixture(scope="session", autouse=True)
+def private_temp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A temporary directory of this process alone, so that what is left in it is surely ours."""
+    tmp_path_factory.getbasetemp()
+    before = tempfile.gettempdir(), os.environ.get("TMPDIR")
+    directory = Path(before[0], f"cp-{os.getpid()}")
+    directory.mkdir(mode=0o711, exist_ok=True)
+    tempfile.tempdir = os.environ["TMPDIR"] = str(directory)
+    yield directory
+    tempfile.tempdir = None
+    os.environ.pop("TMPDIR")
+    if before[1] is not None:
+        os.environ["TMPDIR"] = before[1]
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def no_leaks(request: pytest.FixtureRequest, private_temp: Path) -> Iterator[Watch]:
+    """Fail a test that leaves a process, task, thread, descriptor or temporary file."""
+    watch = Watch()
+    request.node.stash[WATCH] = watch
+    if inspect.iscoroutinefunction(getattr(request, "function", None)):
+        request.getfixturevalue("no_task_leaks")
+    yield watch
+    own = [request.node.funcargs.get(name) for name in ("tmp_path", "short_dir")]
+    leaks = watch.leaks(str(path) for path in own if path is not None)
+    if leaks:
+        pytest.fail("the test left behind:\n  " + "\n  ".join(leaks), pytrace=False)
+
+
+WATCH = pytest.StashKey[Watch]()
+
+
+@pytest.fixture
+async def no_task_leaks(request: pytest.FixtureRequest) -> AsyncIterator[None]:
+    """The part of ``no_leaks`` that must look while the event loop lives."""
+    yield
+    await request.node.stash[WATCH].watch_tasks()
+
+
+@pytest.fixture
+def short_dir(no_leaks: Watch) -> Iterator[Path]:
+    """A directory with a short path, for sockets and data; removed at the end."""
+    directory = Path(tempfile.mkdtemp(prefix="cp-"))
+    yield directory
+    shutil.rmtree(directory)
+
+
+@pytest.fixture(scope="session")
+def fake_claude(private_temp: Path) -> Path:
+    """The fake CLI as one executable file; ``tests/fakes/fake_claude.py`` says what it does."""
+    directory = private_temp / "cli"
+    directory.mkdir(mode=0o755, exist_ok=True)
+    return Path(build(str(directory / "fake_claude")))
+
+
+@pytest.fixture(scope="session")
+def real_cli() -> Path:
+    """The real CLI out of the SDK's wheel. Skips where there is none; on CI that is a failure."""
+    spec = importlib.util.find_spec("claude_agent_sdk")
+    path = (
+        Path(spec.origin or "").parent / "_bundled" / "claude" if spec is not None else Path("/nonexistent")
+    )
+    if not path.exists():
+        message = "no real CLI: the wheel of claude-agent-sdk carries none for this machine"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return path
+
+
+@pytest.fixture
+def eventually() -> object:
+    """``await eventually(predicate, seconds=10)``; better imported from ``tests.waiting``."""
+    return waiting.eventually
