@@ -129,9 +129,13 @@ INSTANCE_TABLE: Table[InstanceState, InstanceEvent, InstanceCommand] = Table(
 )
 
 
-InstanceMachine = Machine[InstanceState, InstanceEvent, InstanceCommand]
+class InstanceMachine(Machine[InstanceState, InstanceEvent, InstanceCommand]):
+    """Where one instance stands. ``name`` is its id, for the log."""
+
+    def __init__(self, name: str, state: InstanceState = InstanceState.STARTING) -> None:
+        super().__init__(INSTANCE_TABLE, name, state)
 
 
 def instance_machine(state: InstanceState = InstanceState.STARTING, name: str = "") -> InstanceMachine:
-    """A machine for one instance called ``name`` (its id, for the log), standing at ``state``."""
-    return Machine(INSTANCE_TABLE, name, state)
+    """A machine that stands at ``state``, for whom the name does not matter."""
+    return InstanceMachine(name, state)

@@ -22,10 +22,10 @@ has not woken it in this idle period; elsewhere it changes nothing. A message
 has a right to wake: ``turn_submitted``.
 
 Rule 5: who archives a session ends it: its queued turns are withdrawn and its
-instance is stopped. Its instance may outlive the archiving by seconds; the
-door refuses ``restore_requested`` and ``reset_requested`` while one is not
-exited (rule 1). A message for a ``faulted`` or ``archived`` session is refused
-at the door too, so there is no row for it.
+instance is stopped. That instance may outlive the archiving by seconds, and a
+stuck one for ever: a launch waits until it has exited (rule 1). A message for
+a ``faulted`` or ``archived`` session has no row: the door resets or restores
+the session first, or refuses.
 """
 
 from __future__ import annotations
@@ -149,9 +149,8 @@ SESSION_TABLE: Table[SessionState, SessionEvent, SessionCommand] = Table(
 )
 
 
-SessionMachine = Machine[SessionState, SessionEvent, SessionCommand]
+class SessionMachine(Machine[SessionState, SessionEvent, SessionCommand]):
+    """Where one session stands. ``name`` is its id, for the log."""
 
-
-def session_machine(state: SessionState = SessionState.PARKED, name: str = "") -> SessionMachine:
-    """A machine for one session called ``name`` (its id, for the log), standing at ``state``."""
-    return Machine(SESSION_TABLE, name, state)
+    def __init__(self, name: str, state: SessionState = SessionState.PARKED) -> None:
+        super().__init__(SESSION_TABLE, name, state)

@@ -140,9 +140,8 @@ TURN_TABLE: Table[TurnState, TurnEvent, TurnCommand] = Table(
 )
 
 
-TurnMachine = Machine[TurnState, TurnEvent, TurnCommand]
+class TurnMachine(Machine[TurnState, TurnEvent, TurnCommand]):
+    """Where one turn stands. ``name`` is its id, for the log."""
 
-
-def turn_machine(state: TurnState = TurnState.QUEUED, name: str = "") -> TurnMachine:
-    """A machine for one turn called ``name`` (its id, for the log), standing at ``state``."""
-    return Machine(TURN_TABLE, name, state)
+    def __init__(self, name: str, state: TurnState = TurnState.QUEUED) -> None:
+        super().__init__(TURN_TABLE, name, state)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pool.errors import Draining, PoolFull, QuotaExceeded, Refused
+from pool.errors import Draining, PoolFull, QueueFull, QuotaExceeded, Refused
 from pool.model import InstanceId, UserId
 from pool.policy.eviction import InstanceFacts, choose_victim
 
@@ -24,15 +24,16 @@ class AdmissionFacts:
 
     ``live`` and ``user_live`` are instances not exited, of all and of this
     user; ``leaving`` and ``user_leaving`` are those of them that are being
-    stopped (stuck ones are not leaving). ``ahead`` waiters stand before this
+    stopped (stuck ones are not leaving). A limit of None is no limit. ``ahead`` waiters stand before this
     one, ``waiting`` in the whole line without this one. ``live_instances``
-    are candidates for eviction. ``trouble`` is why no work can be admitted at
+    are candidates for eviction. Who may not wait (``may_wait``: a call that
+    wants its answer now) evicts nothing of their own. ``trouble`` is why no work can be admitted at
     all (a full disk), in words for the user.
     """
 
     user_id: UserId
     live: int
-    limit: int
+    limit: int | None
     user_live: int
     user_limit: int | None
     leaving: int = 0
@@ -40,6 +41,7 @@ class AdmissionFacts:
     ahead: int = 0
     waiting: int = 0
     queue_length: int = 100
+    may_wait: bool = True
     is_draining: bool = False
     trouble: str | None = None
     live_instances: Sequence[InstanceFacts] = field(default=())
@@ -82,32 +84,45 @@ def admit(facts: AdmissionFacts) -> Admission:
 
 
 def _at_user_limit(facts: AdmissionFacts) -> Admission | None:
-    if facts.user_limit is None or facts.user_live < facts.user_limit:
+    limit = facts.user_limit
+    if limit is None or facts.user_live < limit:
         return None
-    if facts.user_limit > 0 and facts.user_live - facts.user_leaving < facts.user_limit:
-        return Wait()
-    own = [item for item in facts.live_instances if item.user_id == facts.user_id]
-    victim = choose_victim(own) if facts.user_limit > 0 else None
-    if victim is not None:
-        return EvictFirst(victim)
-    return Refuse(
-        QuotaExceeded(
-            f"{facts.user_live} of your sessions are busy and {facts.user_limit} may be live at once",
-            retry_after_seconds=RETRY_AFTER_SECONDS,
-            details={"quota": "max_instances", "limit": facts.user_limit},
-        )
-    )
+    if limit == 0 or not facts.may_wait:
+        return Refuse(_quota_exceeded(facts, limit))
+    if facts.user_live - facts.user_leaving >= limit:
+        victim = choose_victim(item for item in facts.live_instances if item.user_id == facts.user_id)
+        if victim is not None:
+            return EvictFirst(victim)
+    return _queue(facts)
 
 
 def _in_line(facts: AdmissionFacts) -> Admission:
+    if facts.limit is None:
+        return Run()
     free = facts.limit - facts.live
     if free > facts.ahead:
         return Run()
-    if free + facts.leaving <= facts.ahead:
-        victim = choose_victim(facts.live_instances)
-        if victim is not None:
-            return EvictFirst(victim)
-        if facts.waiting >= facts.queue_length:
-            message = f"all {facts.limit} slots are busy and {facts.waiting} requests wait before this one"
-            return Refuse(PoolFull(message, retry_after_seconds=RETRY_AFTER_SECONDS))
-    return Wait()
+    if free + facts.leaving > facts.ahead:
+        return Wait()
+    victim = choose_victim(facts.live_instances)
+    if victim is not None:
+        return EvictFirst(victim)
+    if facts.may_wait:
+        return _queue(facts)
+    message = f"all {facts.limit} slots of the pool are busy"
+    return Refuse(PoolFull(message, retry_after_seconds=RETRY_AFTER_SECONDS))
+
+
+def _queue(facts: AdmissionFacts) -> Admission:
+    if facts.waiting < facts.queue_length:
+        return Wait()
+    message = f"{facts.waiting} requests wait for a slot already"
+    return Refuse(QueueFull(message, retry_after_seconds=RETRY_AFTER_SECONDS))
+
+
+def _quota_exceeded(facts: AdmissionFacts, limit: int) -> QuotaExceeded:
+    return QuotaExceeded(
+        f"you have {facts.user_live} live instances and may have {limit}; stop one or come back later",
+        retry_after_seconds=RETRY_AFTER_SECONDS,
+        details={"quota": "max_instances", "limit": limit, "used": facts.user_live},
+    )

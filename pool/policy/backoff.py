@@ -9,7 +9,6 @@ does not know, a program that is not there) is given up at once.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -27,20 +26,6 @@ class CrashRules:
 
 
 DEFAULT_CRASH_RULES = CrashRules()
-
-
-@dataclass(frozen=True, slots=True)
-class TryAgain:
-    """Wait so long, then launch again."""
-
-    delay_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class GiveUp:
-    """Fault the session with this reason."""
-
-    reason: Reason
 
 
 class LaunchTrouble(Enum):
@@ -73,32 +58,42 @@ def diagnose(status: ExitStatus, stderr_tail: str) -> LaunchTrouble:
     return LaunchTrouble.UNKNOWN
 
 
-def after_crash(
-    crash_times: Sequence[float],
-    now: float,
-    *,
-    jitter: float,
-    status: ExitStatus | None = None,
-    is_permanent: bool = False,
-    rules: CrashRules = DEFAULT_CRASH_RULES,
-) -> TryAgain | GiveUp:
-    """What to do after the crash that has just happened.
+class CrashHistory:
+    """The recent crashes of one session, by monotonic times that the caller gives."""
 
-    ``crash_times`` are the session's crashes on the same monotonic clock as
-    ``now``, this one included. ``jitter`` is a random number from 0 to 1; the
-    delay is between half and the whole of its nominal value.
-    """
-    if is_permanent:
-        return GiveUp(_reason("launch_failed", "The claude CLI cannot start", status))
-    recent = [time for time in crash_times if now - time < rules.window_seconds]
-    if len(recent) >= rules.crashes_in_window:
-        text = f"The claude CLI crashed {len(recent)} times in {rules.window_seconds:g} seconds"
-        return GiveUp(_reason("crash_loop", text, status))
-    nominal = rules.first_delay_seconds * 2 ** max(0, len(recent) - 1)
-    return TryAgain(min(nominal, rules.largest_delay_seconds) * (0.5 + jitter / 2))
+    def __init__(self, rules: CrashRules = DEFAULT_CRASH_RULES) -> None:
+        self._rules = rules
+        self._times: list[float] = []
 
+    def crashed(self, now: float, *, is_permanent: bool = False) -> bool:
+        """Note a crash at ``now``. True: it is a crash loop (or can never start), give up."""
+        self._times = [time for time in self._times if now - time < self._rules.window_seconds]
+        self._times.append(now)
+        return is_permanent or len(self._times) >= self._rules.crashes_in_window
 
-def _reason(code: str, text: str, status: ExitStatus | None) -> Reason:
-    if status is None:
-        return Reason(code, f"{text}.")
-    return Reason(code, f"{text}; the last one {status.describe()}.", status.code, status.signal)
+    def delay_seconds(self, jitter: float = 1.0) -> float:
+        """How long to wait after the latest crash.
+
+        ``jitter`` is a random number from 0 to 1: the delay is between half
+        and the whole of its nominal value, so that many do not return at once.
+        """
+        rules = self._rules
+        nominal: float = rules.first_delay_seconds * 2.0 ** max(0, len(self._times) - 1)
+        return min(nominal, rules.largest_delay_seconds) * (0.5 + jitter / 2)
+
+    def forget(self) -> None:
+        """A person wants another try: begin anew."""
+        self._times.clear()
+
+    def reason(self, status: ExitStatus | None = None, *, is_permanent: bool = False) -> Reason:
+        """Why the session is given up; ``status`` is how the last process ended."""
+        if is_permanent:
+            code, text = "launch_failed", "The claude CLI cannot start here"
+        else:
+            code = "crash_loop"
+            text = (
+                f"The claude CLI crashed {len(self._times)} times in {self._rules.window_seconds:g} seconds"
+            )
+        if status is None:
+            return Reason(code, f"{text}.")
+        return Reason(code, f"{text}; the last one {status.describe()}.", status.code, status.signal)

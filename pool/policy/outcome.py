@@ -40,20 +40,24 @@ class Outcome:
 
 
 def outcome_of(
-    result: Result | None, *, cancelled: bool, interrupt_requested: bool, why: Reason = INTERRUPTED
+    result: Result | None,
+    *,
+    interrupted: bool = False,
+    cancelled: bool = False,
+    why: Reason = INTERRUPTED,
 ) -> Outcome:
     """The outcome of a turn that the CLI has ended.
 
-    ``result`` is the last one since the turn began, None if there was none;
-    ``cancelled`` tells lifecycle ``cancelled`` from ``completed``. ``why`` is
-    the reason if it was we who asked for the interrupt.
+    ``result`` is the last one since the turn began, None if there was none.
+    ``cancelled`` tells lifecycle ``cancelled`` from ``completed``;
+    ``interrupted`` says that we asked for the end, and ``why``.
     """
     aborted = result is not None and (result.terminal_reason or "").startswith("aborted")
     if aborted or cancelled:
-        return Outcome(TurnState.INTERRUPTED, why if interrupt_requested else CANCELLED)
+        return Outcome(TurnState.INTERRUPTED, why if interrupted or aborted else CANCELLED)
     if result is None or not result.is_error:
         return Outcome(TurnState.SUCCEEDED)
-    if interrupt_requested and result.subtype == "error_during_execution":
+    if interrupted and result.subtype == "error_during_execution":
         return Outcome(TurnState.INTERRUPTED, why)
     return Outcome(TurnState.FAILED, _reason(result))
 

@@ -6,13 +6,11 @@ Nothing here writes. Every builder returns one line without its newline.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from pool.protocol.encoding import encode
 from pool.protocol.frames import ControlRequest, ControlResponse
 from pool.protocol.parsing import frame_of
-
-Decision = Literal["allow", "deny"]
 
 
 class CliConnection:
@@ -104,14 +102,14 @@ def error_response(request_id: str, text: str) -> bytes:
 
 def permission_response(
     request_id: str,
-    decision: Decision,
+    decision: str,
     *,
     message: str | None = None,
     updated_input: Mapping[str, Any] | None = None,
     updated_permissions: Sequence[Mapping[str, Any]] | None = None,
     interrupt: bool = False,
 ) -> bytes:
-    """The answer to ``can_use_tool``.
+    """The answer to ``can_use_tool``; a ``decision`` that is not "allow" denies.
 
     ``updated_input`` replaces the tool's input; ``updated_permissions`` are
     rules for the CLI to keep: those with destination ``localSettings`` would
