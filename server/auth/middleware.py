@@ -1,0 +1,108 @@
+"""Runs before every route: where from, who, and may they."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Awaitable, Callable, Iterable
+
+from aiohttp import web
+
+from pool.errors import InvalidName
+from pool.names import check_name
+from server.auth.identity import IDENTITY, Identity
+from server.auth.origin import OriginRules
+from server.auth.sign_in import SignIn
+from server.errors import Unauthorized
+
+COOKIE = "claude_pool_session"
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class TrustedProxies:
+    """Which peers may speak for others: addresses and networks of ``server.trusted_proxies``."""
+
+    def __init__(self, networks: Iterable[str]) -> None:
+        self._networks = [ipaddress.ip_network(item, strict=False) for item in networks]
+
+    def is_trusted(self, address: str | None) -> bool:
+        """Is it a proxy of ours?"""
+        try:
+            parsed = ipaddress.ip_address(address or "")
+        except ValueError:
+            return False
+        return any(parsed in network for network in self._networks)
+
+    def client_address(self, request: web.Request) -> str:
+        """The address of the client, through as many of our proxies as there are."""
+        address = request.remote or "unknown"
+        hops = [hop.strip() for hop in request.headers.get("X-Forwarded-For", "").split(",") if hop.strip()]
+        while hops and self.is_trusted(address):
+            address = hops.pop()
+        return address
+
+    def is_https(self, request: web.Request) -> bool:
+        """Did the browser come by TLS, here or at our proxy?"""
+        if self.is_trusted(request.remote) and "X-Forwarded-Proto" in request.headers:
+            return request.headers["X-Forwarded-Proto"].split(",")[-1].strip().lower() == "https"
+        return request.secure
+
+
+class Gate:
+    """The middleware: refuses foreign pages first, then finds out who asks.
+
+    A route without sign-in gets an identity too when there is a good one. A
+    bad credential is refused on every route but those of signing in and health.
+    """
+
+    def __init__(
+        self,
+        rules: OriginRules,
+        sign_in: SignIn,
+        proxies: TrustedProxies,
+        *,
+        proxy_header: str | None,
+        open_paths: Callable[[web.Request], bool],
+    ) -> None:
+        self._rules = rules
+        self._sign_in = sign_in
+        self._proxies = proxies
+        self._proxy_header = proxy_header
+        self._is_open = open_paths
+
+    # How aiohttp tells a middleware of today's kind; ``web.middleware`` sets it on functions.
+    __middleware_version__ = 1
+
+    async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """One request through the gate."""
+        self._rules.check(request)
+        if not self._is_open(request):
+            identity = await self.identify(request)
+            if identity is None:
+                raise Unauthorized("sign in first: send a bearer token or the session cookie")
+            request[IDENTITY] = identity
+        return await handler(request)
+
+    async def identify(self, request: web.Request) -> Identity | None:
+        """Who asks; None without any credential. Raises ``Unauthorized`` for a bad one."""
+        header = request.headers.get("Authorization")
+        if header is not None:
+            scheme, _, token = header.partition(" ")
+            if scheme.lower() != "bearer" or not token.strip():
+                raise Unauthorized("the Authorization header must be 'Bearer TOKEN'")
+            return await self._sign_in.identify(token.strip())
+        if self._proxy_header and self._proxies.is_trusted(request.remote):
+            named = request.headers.get(self._proxy_header)
+            if named is not None:
+                return await self._sign_in.vouched(_proxied_name(named))
+        cookie = request.cookies.get(COOKIE)
+        if cookie:
+            return await self._sign_in.identify(cookie, by_cookie=True)
+        return None
+
+
+def _proxied_name(text: str) -> str:
+    try:
+        return check_name(text, "user_id")
+    except InvalidName as error:
+        raise Unauthorized("the proxy named a user that cannot be one") from error

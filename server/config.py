@@ -1,0 +1,322 @@
+"""Every setting of the server: its name, type and default, as CONTRACT section 2 lists them.
+
+Reading files and the environment is done in ``server.settings``; here is only
+what is allowed. Durations are in seconds, sizes in bytes. A secret is a
+``SecretStr``: it prints as asterisks.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    SecretStr,
+    Tag,
+    field_validator,
+    model_validator,
+)
+
+from pool.errors import InvalidName
+from pool.names import check_name
+
+
+def _json_text(value: object) -> object:
+    """A list or map may be written as JSON text, as the environment must."""
+    if isinstance(value, str):
+        try:
+            return msgspec.json.decode(value)
+        except msgspec.DecodeError as error:
+            raise ValueError("must be a list or map, in the environment as JSON") from error
+    return value
+
+
+_FromJson = BeforeValidator(_json_text)
+Texts = Annotated[list[str], _FromJson]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Bytes = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0)]
+PositiveCount = Annotated[int, Field(ge=1)]
+
+
+def _is_secret(annotation: object) -> bool:
+    return annotation is SecretStr or SecretStr in getattr(annotation, "__args__", ())
+
+
+class Section(BaseModel):
+    """One map of the configuration: unknown keys are errors, a secret ``x`` may be given as ``x_file``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_secret_files(cls, data: Any) -> Any:
+        data = _json_text(data)
+        if not isinstance(data, dict):
+            return data
+        data = dict(data)
+        for name, field in cls.model_fields.items():
+            path = data.pop(f"{name}_file", None) if _is_secret(field.annotation) else None
+            if path is None:
+                continue
+            if data.get(name) is not None:
+                raise ValueError(f"give {name} or {name}_file, not both")
+            try:
+                data[name] = Path(path).read_text(encoding="utf-8").strip()
+            except (OSError, UnicodeError, TypeError) as error:
+                raise ValueError(f"{name}_file cannot be read") from error
+        return data
+
+
+class Server(Section):
+    """Where the server listens and what it believes of whoever connects."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    base_path: str = ""
+    trusted_proxies: Texts = []
+    allowed_origins: Texts = []
+    tls_cert_file: Path | None = None
+    tls_key_file: Path | None = None
+    max_message_bytes: Annotated[int, Field(ge=1024)] = 16777216
+    max_upload_bytes: Bytes = 1073741824
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, value: list[str]) -> list[str]:
+        for item in value:
+            ipaddress.ip_network(item, strict=False)
+        return value
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _are_origins(cls, value: list[str]) -> list[str]:
+        for item in value:
+            parts = urlsplit(item)
+            if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.rstrip("/"):
+                raise ValueError("an origin is scheme://host or scheme://host:port, no path")
+        return value
+
+    @field_validator("base_path")
+    @classmethod
+    def _one_form_of_base_path(cls, value: str) -> str:
+        value = value.rstrip("/")
+        if not re.fullmatch(r"(/[A-Za-z0-9_.~-]+)*", value):
+            raise ValueError("must be empty or like /a/b")
+        return value
+
+
+class Jwt(Section):
+    """Who may sign API tokens and which claims say who the bearer is."""
+
+    secret: SecretStr | None = None
+    jwks_url: str | None = None
+    issuer: str | None = None
+    audience: str | None = None
+    user_claim: str = "sub"
+    roles_claim: str = "roles"
+
+
+class Oidc(Section):
+    """Sign-in by an OpenID Connect provider."""
+
+    issuer: str | None = None
+    client_id: str | None = None
+    client_secret: SecretStr | None = None
+    scopes: Texts = ["openid", "email", "profile"]
+
+
+class Auth(Section):
+    """How people and programs sign in."""
+
+    local: bool = True
+    jwt: Jwt = Jwt()
+    token_ttl_seconds: Annotated[int, Field(ge=1)] = 86400
+    oidc: Oidc = Oidc()
+    proxy_header: str | None = None
+
+
+class Storage(Section):
+    """Where the durable truth lives; ``url`` may hold a password."""
+
+    url: SecretStr | None = None
+    retention_days: Annotated[int, Field(ge=1)] = 90
+
+
+class Cli(Section):
+    """Which ``claude`` runs; ``env`` has items ``NAME`` (handed on) or ``NAME=value``."""
+
+    path: Path | None = None
+    extra_args: Texts = []
+    env: Texts = []
+    version: str | None = None
+
+
+class Provider(Section):
+    """One upstream of the model gateway."""
+
+    kind: Literal["anthropic", "gateway", "demo"]
+    base_url: str | None = None
+    api_key: SecretStr | None = None
+    auth_token: SecretStr | None = None
+    models: Texts = []
+    prices: Annotated[dict[str, Any], _FromJson] = {}
+    default: bool = False
+
+
+class Pool(Section):
+    """The limits and patience of the pool as a whole; None is worked out from memory and cores."""
+
+    max_instances: PositiveCount | None = None
+    warm_spares: Count = 0
+    idle_timeout_seconds: Seconds = 900
+    max_age_seconds: Seconds = 86400
+    spawn_concurrency: PositiveCount | None = None
+    start_timeout_seconds: Seconds = 60
+    turn_timeout_seconds: Seconds = 3600
+    stop_grace_seconds: Seconds = 5
+    drain_timeout_seconds: Seconds = 25
+    orphan_lease_seconds: Seconds = 300
+    approval_hold_seconds: Seconds = 3600
+    queue_length: Count = 100
+    queue_timeout_seconds: Seconds = 120
+    spool_max_bytes: Bytes = 536870912
+
+
+class QuotaKeys(Section):
+    """The limits of one user; None means no limit."""
+
+    max_instances: Count | None = 3
+    max_sessions: Count | None = 100
+    max_queued_turns: Count | None = 20
+    turns_per_minute: Count | None = 30
+    max_processes: Count | None = 256
+    memory_bytes: Bytes | None = 4294967296
+    cpu_seconds_per_hour: Seconds | None = None
+    workspace_bytes: Bytes | None = 5368709120
+    tokens_per_day: Count | None = None
+    usd_per_day: Seconds | None = None
+    usd_per_month: Seconds | None = None
+
+
+# Tags that no user name can have, so that they can be told from one in the place of an error.
+UserQuota = Annotated[
+    Annotated[str, Tag("=plan")] | Annotated[QuotaKeys, Tag("=keys")],
+    Discriminator(lambda value: "=plan" if isinstance(value, str) else "=keys"),
+]
+
+
+class Quotas(Section):
+    """Who has which limits: a user's own keys, over their plan's, over the default."""
+
+    default: QuotaKeys = QuotaKeys()
+    plans: Annotated[dict[str, QuotaKeys], _FromJson] = {}
+    users: Annotated[dict[str, UserQuota], _FromJson] = {}
+
+    @model_validator(mode="after")
+    def _plans_exist(self) -> Quotas:
+        missing = {plan for plan in self.users.values() if isinstance(plan, str)} - set(self.plans)
+        if missing:
+            raise ValueError(f"users name plans that do not exist: {', '.join(sorted(missing))}")
+        return self
+
+
+class Isolation(Section):
+    """How instances are kept apart from each other and from the machine."""
+
+    mode: Literal["auto", "none", "uid", "bwrap"] = "auto"
+    network: Literal["auto", "gateway_only", "outbound", "open"] = "auto"
+    uid_range: Annotated[tuple[int, int], _FromJson] = (200000, 265535)
+    egress_allow: Texts = []
+
+    @field_validator("uid_range")
+    @classmethod
+    def _range_is_a_range(cls, value: tuple[int, int]) -> tuple[int, int]:
+        if not 1000 <= value[0] <= value[1]:
+            raise ValueError("must be [first, last] with 1000 <= first <= last")
+        return value
+
+
+class Security(Section):
+    """What sessions may do; ``allowed_slash_commands`` None allows all."""
+
+    allowed_commands: Texts = []
+    denied_commands: Texts = []
+    allowed_paths: Texts = []
+    denied_paths: Texts = []
+    permission_modes: Texts = ["default", "acceptEdits", "plan"]
+    allowed_slash_commands: Texts | None = None
+
+    @field_validator("permission_modes")
+    @classmethod
+    def _has_default(cls, value: list[str]) -> list[str]:
+        if "default" not in value:
+            raise ValueError("must contain 'default'")
+        return value
+
+
+class Host(Section):
+    """Another machine that runs instances, reached by SSH."""
+
+    name: str
+    address: str
+    user: str | None = None
+    port: Annotated[int, Field(ge=1, le=65535)] = 22
+    key_file: Path | None = None
+    known_hosts_file: Path | None = None
+    capacity: PositiveCount | None = None
+    labels: Annotated[dict[str, str], _FromJson] = {}
+
+
+class Logging(Section):
+    """``format`` auto is console on a terminal and JSON elsewhere."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "console", "json"] = "auto"
+
+
+class ServerConfig(Section):
+    """The whole configuration."""
+
+    multi_user: bool = True
+    server: Server = Server()
+    auth: Auth = Auth()
+    storage: Storage = Storage()
+    cli: Cli = Cli()
+    providers: Annotated[dict[str, Provider], _FromJson] = {}
+    pool: Pool = Pool()
+    quotas: Quotas = Quotas()
+    isolation: Isolation = Isolation()
+    security: Security = Security()
+    templates_dir: Path | None = None
+    hosts: Annotated[list[Host], _FromJson] = []
+    logging: Logging = Logging()
+
+    @field_validator("providers")
+    @classmethod
+    def _at_most_one_default(cls, value: dict[str, Provider]) -> dict[str, Provider]:
+        for name in value:
+            try:
+                check_name(name, "provider name")
+            except InvalidName as error:
+                raise ValueError(error.message) from error
+        if sum(provider.default for provider in value.values()) > 1:
+            raise ValueError("at most one provider can be the default")
+        return value
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> ServerConfig:
+        if (self.server.tls_cert_file is None) != (self.server.tls_key_file is None):
+            raise ValueError("server.tls_cert_file and server.tls_key_file go together")
+        if self.auth.proxy_header and not self.server.trusted_proxies:
+            raise ValueError("auth.proxy_header needs server.trusted_proxies")
+        return self

@@ -1,0 +1,278 @@
+"""What the server needs of the pool, as protocols: the front door and nothing behind it.
+
+``pool.ClaudeInstancePool`` is the real one. Every method may raise the errors
+of ``pool.errors``; those that are usual are named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from pool.model import Accepted, InstanceInfo, PermissionInfo, SessionInfo
+
+
+class Viewer(Protocol):
+    """Whoever shows a session's frames."""
+
+    def deliver(self, frames: Sequence[bytes]) -> None:
+        """Take whole wire frames (UTF-8 JSON), in order. Must not block or raise."""
+
+    @property
+    def backlog_bytes(self) -> int:
+        """Bytes taken but not yet handed to the kernel."""
+
+
+class Subscription(Protocol):
+    """One viewer's way through one session."""
+
+    def drained(self) -> None:
+        """The viewer's backlog fell below half the budget."""
+
+    def close(self) -> None:
+        """Follow no more."""
+
+
+class Account(Protocol):
+    """A local user; ``password_hash`` None: signs in by link or token only."""
+
+    @property
+    def user_id(self) -> str:
+        """The name."""
+
+    @property
+    def password_hash(self) -> str | None:
+        """An argon2 hash."""
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """``admin`` or nothing."""
+
+    @property
+    def disabled(self) -> bool:
+        """May not sign in."""
+
+    @property
+    def created_at(self) -> float:
+        """Seconds since 1970."""
+
+
+class TokenRecord(Protocol):
+    """What is remembered of a token that we signed; never the token."""
+
+    @property
+    def jti(self) -> str:
+        """Its id."""
+
+    @property
+    def user_id(self) -> str:
+        """Whose it is."""
+
+    @property
+    def kind(self) -> str:
+        """``session`` (a browser's) or ``api``."""
+
+    @property
+    def scopes(self) -> tuple[str, ...]:
+        """What it is good for; empty: everything."""
+
+    @property
+    def created_at(self) -> float:
+        """Seconds since 1970."""
+
+    @property
+    def expires_at(self) -> float:
+        """Seconds since 1970."""
+
+    def is_good(self, now: float) -> bool:
+        """Neither revoked nor expired at ``now``."""
+
+
+class Accounts(Protocol):
+    """Users, their tokens and sign-in links, as the store keeps them."""
+
+    async def create_user(
+        self, user_id: str, password_hash: str | None, roles: Sequence[str] = ()
+    ) -> Account:
+        """Make a user. Raises ``Conflict``, ``InvalidName``."""
+
+    async def get_user(self, user_id: str) -> Account | None:
+        """The user, or None."""
+
+    async def list_users(self) -> Sequence[Account]:
+        """All users by id."""
+
+    async def set_disabled(self, user_id: str, disabled: bool) -> None:
+        """Lock out or let in. Raises ``NotFound``."""
+
+    async def set_password(self, user_id: str, password_hash: str | None) -> None:
+        """Raises ``NotFound``."""
+
+    async def set_roles(self, user_id: str, roles: Sequence[str]) -> None:
+        """Raises ``NotFound``."""
+
+    async def delete_user(self, user_id: str, *, keep_sessions: bool = False) -> None:
+        """Remove with tokens, links, sessions. Raises ``NotFound``."""
+
+    async def record_token(
+        self, jti: str, user_id: str, kind: str, expires_at: float, scopes: Sequence[str] = ()
+    ) -> None:
+        """Note that a token was given out."""
+
+    async def get_token(self, jti: str) -> TokenRecord | None:
+        """The token, also a revoked or expired one, or None."""
+
+    async def list_tokens(self, user_id: str) -> Sequence[TokenRecord]:
+        """Newest first."""
+
+    async def revoke_token(self, jti: str) -> None:
+        """Raises ``NotFound``."""
+
+    async def revoke_all(self, user_id: str) -> int:
+        """All tokens and unused links of a user."""
+
+    async def put_link(self, link_hash: str, user_id: str, expires_at: float) -> None:
+        """Store the hash of a one-time sign-in link."""
+
+    async def redeem_link(self, link_hash: str) -> str | None:
+        """The user of a link, exactly once, else None."""
+
+
+Notify = Callable[[Accepted], None]
+
+
+class Pool(Protocol):
+    """``ClaudeInstancePool``, as far as the server uses it."""
+
+    @property
+    def accounts(self) -> Accounts:
+        """Usable after ``start``."""
+
+    async def start(self) -> None:
+        """Take over what runs. Raises ``IsolationUnavailable``, ``KeeperUnavailable``."""
+
+    async def shutdown(self, *, end_instances: bool = True) -> None:
+        """End, or leave the instances to the next server."""
+
+    async def create_session(
+        self,
+        user_id: str,
+        session_id: str | None = None,
+        *,
+        template: str | None = None,
+        title: str | None = None,
+        model: str | None = None,
+        permission_mode: str | None = None,
+    ) -> tuple[SessionInfo, bool]:
+        """The session, and whether it is new. Raises ``InvalidName``, ``Conflict``, ``QuotaExceeded``."""
+
+    async def get_session(self, user_id: str, session_id: str) -> SessionInfo:
+        """Raises ``NotFound``."""
+
+    async def list_sessions(
+        self,
+        user_id: str,
+        *,
+        search: str = "",
+        include_archived: bool = False,
+        limit: int = 100,
+        after: str | None = None,
+    ) -> list[SessionInfo]:
+        """Last active first."""
+
+    async def update_session(
+        self,
+        user_id: str,
+        session_id: str,
+        *,
+        title: str | None = None,
+        model: str | None = None,
+        permission_mode: str | None = None,
+    ) -> SessionInfo:
+        """Raises ``NotFound``, ``Forbidden``."""
+
+    async def archive_session(self, user_id: str, session_id: str) -> None:
+        """Stop and put away. Raises ``NotFound``."""
+
+    async def fork_session(
+        self, user_id: str, session_id: str, new_session_id: str | None = None
+    ) -> SessionInfo:
+        """A new session from the same conversation. Raises ``NotFound``, ``Conflict``."""
+
+    async def submit(
+        self,
+        user_id: str,
+        session_id: str,
+        content: str | list[Any],
+        *,
+        message_id: str,
+        literal: bool = False,
+        on_accepted: Notify | None = None,
+    ) -> Accepted:
+        """Store and queue a turn. ``on_accepted`` is called before any viewer gets a frame of it."""
+
+    async def interrupt(self, user_id: str, session_id: str) -> None:
+        """End what runs, withdraw what is queued. Raises ``NotFound``."""
+
+    async def answer_permission(
+        self,
+        user_id: str,
+        session_id: str,
+        request_id: str,
+        decision: str,
+        *,
+        message: str | None = None,
+        updated_input: dict[str, Any] | None = None,
+        scope: str = "once",
+        answered_by: str,
+    ) -> None:
+        """Raises ``NotFound``, ``AlreadyResolved``."""
+
+    async def permissions(self, user_id: str, session_id: str) -> list[PermissionInfo]:
+        """The open approvals. Raises ``NotFound``."""
+
+    async def set_model(self, user_id: str, session_id: str, model: str) -> None:
+        """Raises ``NotFound``."""
+
+    async def set_permission_mode(self, user_id: str, session_id: str, mode: str) -> None:
+        """Raises ``NotFound``, ``Forbidden``."""
+
+    async def subscribe(
+        self, user_id: str, session_id: str, cursor: str | None, viewer: Viewer, *, create: bool = True
+    ) -> Subscription:
+        """Deliver ``subscribed``, then what follows the cursor. Raises ``BadCursor``, ``NotFound``."""
+
+    async def history(
+        self,
+        user_id: str,
+        session_id: str,
+        *,
+        after: str | None = None,
+        before: str | None = None,
+        limit: int = 100,
+    ) -> tuple[list[bytes], str | None, str | None]:
+        """Durable wire frames, oldest first, and the cursors of the next and previous page."""
+
+    async def status(self, user_id: str, session_id: str) -> dict[str, Any]:
+        """The status object of CONTRACT section 5. Raises ``NotFound``."""
+
+    def instances(self, user_id: str | None = None) -> list[InstanceInfo]:
+        """The live instances, of one user or of all."""
+
+    async def stop_instance(self, instance_id: str) -> bool:
+        """False when there is none of this id."""
+
+    async def stop_user(self, user_id: str) -> None:
+        """End all instances of a user."""
+
+    def health(self) -> dict[str, Any]:
+        """``instances``, ``users``, ``queue``, ``checks``, ``status``."""
+
+    def unready_reasons(self) -> list[str]:
+        """Why no new work is admitted; empty when it is."""
+
+    def drain(self) -> None:
+        """Admit nothing new."""
+
+    def resume(self) -> None:
+        """Admit again."""

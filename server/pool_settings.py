@@ -1,0 +1,87 @@
+"""The server's configuration in the pool's words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pool.config import PoolConfig, Quota, QuotaBook
+from server.config import QuotaKeys, Quotas, ServerConfig
+from server.settings import secret_text
+
+_POOL_KEYS = (
+    "max_instances",
+    "spawn_concurrency",
+    "idle_timeout_seconds",
+    "max_age_seconds",
+    "start_timeout_seconds",
+    "turn_timeout_seconds",
+    "stop_grace_seconds",
+    "drain_timeout_seconds",
+    "orphan_lease_seconds",
+    "approval_hold_seconds",
+    "queue_length",
+    "queue_timeout_seconds",
+    "spool_max_bytes",
+)
+
+
+def to_pool_config(config: ServerConfig, data_dir: Path, environ: Mapping[str, str]) -> PoolConfig:
+    """What the pool needs to know of ``config``.
+
+    ``environ`` gives the values of the names in ``cli.env``. Raises
+    ``BadRequest`` naming all fields that the pool does not take.
+    """
+    return PoolConfig(
+        data_dir=data_dir,
+        storage_url=secret_text(config.storage.url),
+        templates_dir=config.templates_dir,
+        cli_path=config.cli.path,
+        cli_extra_args=tuple(config.cli.extra_args),
+        cli_env=_cli_environment(config.cli.env, environ),
+        quotas=_quota_book(config.quotas),
+        isolation_mode=config.isolation.mode,
+        isolation_network=config.isolation.network,
+        permission_modes=tuple(config.security.permission_modes),
+        **{key: getattr(config.pool, key) for key in _POOL_KEYS},
+    )
+
+
+def _cli_environment(items: list[str], environ: Mapping[str, str]) -> dict[str, str]:
+    result = {}
+    for item in items:
+        name, given, value = item.partition("=")
+        if given:
+            result[name] = value
+        elif name in environ:
+            result[name] = environ[name]
+    return result
+
+
+def _quota_book(quotas: Quotas) -> QuotaBook:
+    return QuotaBook(
+        default=Quota(**quotas.default.model_dump()),
+        plans={name: plan.model_dump(exclude_unset=True) for name, plan in quotas.plans.items()},
+        users={
+            user: entry.model_dump(exclude_unset=True) if isinstance(entry, QuotaKeys) else entry
+            for user, entry in quotas.users.items()
+        },
+    )
+
+
+def keys_not_in_effect(config: ServerConfig) -> list[str]:
+    """Keys that were set but that this version does not act on yet: to be told, never to be swallowed."""
+    blank = ServerConfig()
+    checks = {
+        "auth.jwt.jwks_url": config.auth.jwt.jwks_url is not None,
+        "auth.oidc": config.auth.oidc != blank.auth.oidc,
+        "cli.version": config.cli.version is not None,
+        "hosts": bool(config.hosts),
+        "isolation.egress_allow": bool(config.isolation.egress_allow),
+        "isolation.uid_range": config.isolation.uid_range != blank.isolation.uid_range,
+        "pool.warm_spares": config.pool.warm_spares > 0,
+        "storage.retention_days": config.storage.retention_days != blank.storage.retention_days,
+    }
+    rules = config.security.model_dump(exclude={"permission_modes"})
+    checks |= {f"security.{key}": bool(value) for key, value in rules.items()}
+    return [key for key, is_set in checks.items() if is_set]

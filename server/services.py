@@ -1,0 +1,44 @@
+"""Everything that the routes work with, made once by ``server.app`` and passed to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+
+from server.auth.live import LiveConnections
+from server.auth.middleware import TrustedProxies
+from server.auth.sign_in import SignIn
+from server.auth.users import Users
+from server.config import ServerConfig
+from server.door import Pool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """The parts of a running server.
+
+    ``model`` says which model answers, without secrets: ``{"provider",
+    "kind", "demo"}``; ``notes`` are further checks of ``/health``.
+    """
+
+    config: ServerConfig
+    pool: Pool
+    sign_in: SignIn
+    users: Users
+    live: LiveConnections
+    proxies: TrustedProxies
+    model: Callable[[], dict[str, Any]]
+    version: str
+    viewer_budget_bytes: int = 262144
+    notes: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+SERVICES: web.AppKey[Services] = web.AppKey("services", Services)
+
+
+def services_of(request: web.Request) -> Services:
+    """The services of the application that the request came to."""
+    return request.app[SERVICES]
