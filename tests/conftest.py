@@ -7,8 +7,9 @@ import inspect
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,9 +38,6 @@ def private_temp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def no_leaks(request: pytest.FixtureRequest, private_temp: Path) -> Iterator[Watch]:
     """Fail a test that leaves a process, task, thread, descriptor or temporary file."""
     watch = Watch()
-    request.node.stash[WATCH] = watch
-    if inspect.iscoroutinefunction(getattr(request, "function", None)):
-        request.getfixturevalue("no_task_leaks")
     yield watch
     own = [request.node.funcargs.get(name) for name in ("tmp_path", "short_dir")]
     leaks = watch.leaks(str(path) for path in own if path is not None)
@@ -47,14 +45,18 @@ def no_leaks(request: pytest.FixtureRequest, private_temp: Path) -> Iterator[Wat
         pytest.fail("the test left behind:\n  " + "\n  ".join(leaks), pytrace=False)
 
 
-WATCH = pytest.StashKey[Watch]()
+@pytest.fixture(autouse=True)
+def no_task_leaks(request: pytest.FixtureRequest, no_leaks: Watch) -> None:
+    """Look at a test's event loop too; after ``no_leaks``, so that the loop is gone when that looks."""
+    if inspect.iscoroutinefunction(getattr(request, "function", None)):
+        request.getfixturevalue("watched_loop")
 
 
 @pytest.fixture
-async def no_task_leaks(request: pytest.FixtureRequest) -> AsyncIterator[None]:
+async def watched_loop(no_leaks: Watch) -> AsyncIterator[None]:
     """The part of ``no_leaks`` that must look while the event loop lives."""
     yield
-    await request.node.stash[WATCH].watch_tasks()
+    await no_leaks.watch_tasks()
 
 
 @pytest.fixture
@@ -89,6 +91,12 @@ def real_cli() -> Path:
 
 
 @pytest.fixture
-def eventually() -> object:
-    """``await eventually(predicate, seconds=10)``; better imported from ``tests.waiting``."""
+def eventually() -> Callable[..., Awaitable[Any]]:
+    """``await eventually(predicate, seconds=10)``; typed when imported from ``tests.waiting``."""
     return waiting.eventually
+
+
+@pytest.fixture
+def eventually_sync() -> Callable[..., Any]:
+    """``eventually_sync(predicate, seconds=10)``, for tests without an event loop."""
+    return waiting.eventually_sync

@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar, overload
 
 T = TypeVar("T")
 INTERVAL_SECONDS = 0.02
 
 
+@overload
 async def eventually(
-    predicate: Callable[[], T | Awaitable[T]], seconds: float = 10.0, *, what: str = ""
-) -> T:
+    predicate: Callable[[], Coroutine[Any, Any, T]], seconds: float = 10.0, *, what: str = ""
+) -> T: ...
+@overload
+async def eventually(predicate: Callable[[], T], seconds: float = 10.0, *, what: str = "") -> T: ...
+async def eventually(predicate: Callable[[], Any], seconds: float = 10.0, *, what: str = "") -> Any:
     """The first true value of ``predicate``, plain or async.
 
     An ``AssertionError`` in it counts as "not yet". Raises ``AssertionError``

@@ -142,11 +142,11 @@ class Claude:
     def read(self) -> None:
         """Take every line of stdin, then its end."""
         for line in sys.stdin.buffer:
+            while self.deaf:
+                time.sleep(FOR_EVER)
             if self.log is not None:
                 os.write(self.log, line)
             self.take(line.decode("utf-8", "replace").strip())
-            while self.deaf:
-                time.sleep(FOR_EVER)
         for request_id in list(self.open):
             self.settle(request_id, {"response": {"behavior": "deny", "message": "the input has ended"}})
         with self.changed:

@@ -66,7 +66,7 @@ def freeze(claude: Claude) -> None:
 
 
 def deaf(claude: Claude) -> None:
-    """Read stdin no more (one line that is being read may still be taken)."""
+    """Read stdin no more (one more line may be read, but nothing is done with it)."""
     claude.deaf = True
 
 
