@@ -1,0 +1,95 @@
+/**
+ * States as words for people. No DOM.
+ */
+
+const SESSION = {
+  parked: ["asleep", "Asleep"],
+  waking: ["busy", "Waking up"],
+  live: ["ready", "Ready"],
+  cooling: ["trouble", "Restarting"],
+  faulted: ["error", "Stopped after errors"],
+  archived: ["asleep", "Archived"],
+};
+
+/** {tone, text} of a session: what it needs from its owner comes before what its process does. */
+export function sessionWords(state, model) {
+  if (model?.approvals.size > 0) return { tone: "asks", text: "Needs you" };
+  if (model && model.running !== null) return { tone: "busy", text: "Working" };
+  const [tone, text] = SESSION[model?.sessionState ?? state] ?? ["asleep", ""];
+  return { tone, text };
+}
+
+const OUTCOME = {
+  failed: "This turn failed.",
+  interrupted: "Stopped.",
+  lost: "This turn was lost: its process ended before it was finished.",
+};
+
+/** {title, text} of a turn that did not succeed. */
+export function outcomeWords(item) {
+  const title = OUTCOME[item.state] ?? `This turn ended: ${item.state}.`;
+  const text = item.state === "interrupted" && item.reason?.code === "interrupted" ? "" : (item.reason?.message ?? "");
+  return { title, text };
+}
+
+const ACTIVITY = {
+  thinking: "Thinking",
+  writing: "Writing",
+  tool: "Preparing a tool call",
+  compacting: "Summarising the conversation",
+  working: "Working",
+};
+
+/** One line about what is going on now, or "" when nothing is. */
+export function activityWords(model) {
+  if (model.retry) return retryWords(model.retry);
+  if (model.approvals.size > 0) return "Waiting for your answer";
+  if (model.running !== null) return `${ACTIVITY[model.activity] ?? ACTIVITY.working}…`;
+  if (model.pending.some((entry) => entry.state === "queued")) return waitWords(model.sessionState);
+  return "";
+}
+
+function waitWords(state) {
+  if (state === "waking") return "Waking up…";
+  return state === "cooling" ? "Restarting after an error…" : "Waiting for its turn…";
+}
+
+const RETRY = {
+  overloaded: "The model is overloaded",
+  rate_limit: "The model's rate limit is reached",
+  authentication_failed: "The model refused the server's key",
+  server_error: "The model service had an error",
+  unknown: "The model could not be reached",
+};
+
+/** The notice of a model call that is tried again. */
+export function retryWords(retry) {
+  const why = RETRY[retry.error] ?? RETRY.unknown;
+  const seconds = retry.delay ? ` in ${Math.max(1, Math.round(retry.delay / 1000))} s` : "";
+  const count = retry.attempt && retry.limit ? ` (attempt ${retry.attempt} of ${retry.limit})` : "";
+  return `${why}. Trying again${seconds}${count}.`;
+}
+
+/** "1,204 tokens in, 310 out, 2.1 s" */
+export function usageWords(usage) {
+  const number = new Intl.NumberFormat();
+  const parts = [`${number.format(usage.input + usage.cached)} tokens in`, `${number.format(usage.output)} out`];
+  if (usage.milliseconds !== null) parts.push(`${(usage.milliseconds / 1000).toFixed(1)} s`);
+  if (usage.cost >= 0.00005) parts.push(`$${usage.cost.toFixed(usage.cost < 0.01 ? 4 : 2)}`);
+  return parts.join(" · ");
+}
+
+/** A session's title from its first message: the first line with words, at most 60 characters. */
+export function titleFrom(text) {
+  const line = text.split("\n").map((one) => one.replace(/[#*`>_]/g, "").trim()).find((one) => one !== "") ?? "";
+  return line.length > 60 ? `${line.slice(0, 59).trimEnd()}…` : line;
+}
+
+/** "Today", "Yesterday" or a date, for grouping. Times are seconds since 1970. */
+export function dayWords(seconds, nowSeconds) {
+  const day = (value) => new Date(value * 1000).toDateString();
+  if (day(seconds) === day(nowSeconds)) return "Today";
+  if (day(seconds) === day(nowSeconds - 86400)) return "Yesterday";
+  const date = new Date(seconds * 1000);
+  return new Intl.DateTimeFormat(undefined, { day: "numeric", month: "long" }).format(date);
+}
