@@ -10,17 +10,72 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pool.composition import open_accounts as open_accounts
     from pool.config import PoolConfig as PoolConfig
+    from pool.config import Quota as Quota
+    from pool.config import QuotaBook as QuotaBook
+    from pool.model import Accepted as Accepted
+    from pool.model import InstanceInfo as InstanceInfo
+    from pool.model import InstanceState as InstanceState
+    from pool.model import PermissionInfo as PermissionInfo
+    from pool.model import SessionInfo as SessionInfo
+    from pool.model import SessionState as SessionState
+    from pool.model import TurnInfo as TurnInfo
+    from pool.model import TurnState as TurnState
+    from pool.names import check_name as check_name
     from pool.pool import ClaudeInstancePool as ClaudeInstancePool
+    from pool.runtime.hub import Subscription as Subscription
+    from pool.runtime.hub import Viewer as Viewer
+    from pool.runtime.pooled import PooledInstance as PooledInstance
+    from pool.store.accounts import Accounts as Accounts
 
 _HOMES = {
+    "Accepted": "pool.model",
+    "Accounts": "pool.store.accounts",
     "ClaudeInstancePool": "pool.pool",
+    "InstanceInfo": "pool.model",
+    "InstanceState": "pool.model",
+    "PermissionInfo": "pool.model",
     "PoolConfig": "pool.config",
+    "PooledInstance": "pool.runtime.pooled",
+    "Quota": "pool.config",
+    "QuotaBook": "pool.config",
+    "SessionInfo": "pool.model",
+    "SessionState": "pool.model",
+    "Subscription": "pool.runtime.hub",
+    "TurnInfo": "pool.model",
+    "TurnState": "pool.model",
+    "Viewer": "pool.runtime.hub",
+    "check_name": "pool.names",
+    "errors": "pool",
+    "open_accounts": "pool.composition",
 }
-__all__ = ["ClaudeInstancePool", "PoolConfig"]
+__all__ = [
+    "Accepted",
+    "Accounts",
+    "ClaudeInstancePool",
+    "InstanceInfo",
+    "InstanceState",
+    "PermissionInfo",
+    "PoolConfig",
+    "PooledInstance",
+    "Quota",
+    "QuotaBook",
+    "SessionInfo",
+    "SessionState",
+    "Subscription",
+    "TurnInfo",
+    "TurnState",
+    "Viewer",
+    "check_name",
+    "open_accounts",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'pool' has no attribute {name!r}")
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'pool' has no attribute {name!r}")
+    if home == "pool":
+        return importlib.import_module(f"pool.{name}")
+    return getattr(importlib.import_module(home), name)

@@ -186,5 +186,9 @@ class Launcher(ABC):
         """Detach; with ``end_instances`` end every instance, the keeper and the gateway too."""
 
     @abstractmethod
-    def describe_isolation(self) -> tuple[str, str, list[str]]:
+    def supervisor_pids(self) -> set[int]:
+        """Pids on this machine whose descendants are ours (the keeper); empty for other hosts."""
+
+    @abstractmethod
+    def describe_isolation(self) -> tuple[str, str, Sequence[str]]:
         """(mode in force, network in force, remedies for what is missing)."""

@@ -1,0 +1,60 @@
+"""The one place of the pool that names concrete adapters."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from pool.clock import Clock, SystemClock
+from pool.config import PoolConfig
+from pool.launch.base import Launcher
+from pool.launch.local import LocalLauncher
+from pool.runtime.slots import Slots
+from pool.runtime.surroundings import Surroundings
+from pool.store.accounts import Accounts
+from pool.store.sql import SqlStore
+from pool.workspace.workspaces import Workspaces
+
+_BYTES_PER_INSTANCE = 200 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a pool is made of."""
+
+    surroundings: Surroundings
+    accounts: Accounts
+
+
+def default_max_instances() -> int:
+    """How many instances this machine carries: by memory at 200 MiB each, at least four."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return max(4, int(total * 0.8) // _BYTES_PER_INSTANCE)
+
+
+def open_accounts(data_dir: Path, storage_url: str | None) -> tuple[SqlStore, Accounts]:
+    """The store and the accounts on it, for commands that run beside no server. Not opened yet."""
+    store = SqlStore(storage_url, data_dir)
+    return store, Accounts(store.database)
+
+
+def compose(config: PoolConfig, *, launcher: Launcher | None = None, clock: Clock | None = None) -> Parts:
+    """Build the adapters for ``config``; nothing is opened or started yet.
+
+    Raises ``IsolationUnavailable``.
+    """
+    config.data_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
+    store, accounts = open_accounts(config.data_dir, config.storage_url)
+    limit = config.max_instances if config.max_instances is not None else default_max_instances()
+    surroundings = Surroundings(
+        config=config,
+        clock=clock or SystemClock(),
+        store=store,
+        launcher=launcher or LocalLauncher(config),
+        workspaces=Workspaces(config.data_dir, config.templates_dir),
+        slots=Slots(config.quotas, limit, config.queue_length, config.queue_timeout_seconds),
+        spawn_gate=asyncio.Semaphore(config.spawn_gate),
+    )
+    return Parts(surroundings, accounts)

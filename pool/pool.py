@@ -1,0 +1,270 @@
+"""``ClaudeInstancePool``: the front door. Everything that a server or a program asks goes through it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from pool.clock import Clock
+from pool.composition import compose
+from pool.config import PoolConfig
+from pool.errors import Draining, PoolError
+from pool.launch.base import Launcher
+from pool.lifecycle.session import SessionEvent
+from pool.model import DEFAULT_SESSION, InstanceInfo, InstanceState, SessionState
+from pool.names import check_name
+from pool.runtime import figures
+from pool.runtime.checks import Checks
+from pool.runtime.dialogue import Dialogue
+from pool.runtime.instance import Instance
+from pool.runtime.pooled import PooledInstance
+from pool.runtime.processes import HelperProcesses
+from pool.runtime.session import Session
+from pool.runtime.supervisor import Supervisor
+from pool.store.accounts import Accounts
+
+
+class ClaudeInstancePool(Dialogue):
+    """One live ``claude`` CLI per session, kept between messages, held to quotas, ended whole.
+
+    Use it as an async context manager, or call ``start`` and ``shutdown``::
+
+        async with ClaudeInstancePool(PoolConfig(data_dir=...)) as pool:
+            instance = await pool.get_or_create_instance("alice")
+            async for frame in instance.ask("hello"):
+                ...
+    """
+
+    def __init__(
+        self, config: PoolConfig, *, launcher: Launcher | None = None, clock: Clock | None = None
+    ) -> None:
+        parts = compose(config, launcher=launcher, clock=clock)
+        self.config = config
+        self.accounts: Accounts = parts.accounts
+        self._around = parts.surroundings
+        self._supervisor = Supervisor(parts.surroundings)
+        self._helpers = HelperProcesses()
+        self._checks = Checks(parts.surroundings)
+        self._is_draining = False
+        self._is_started = False
+
+    # --- life ----------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.shutdown()
+
+    async def start(self) -> None:
+        """Open the store, attach to the keeper (started if none runs), take running instances over.
+
+        Raises ``IsolationUnavailable`` and ``KeeperUnavailable``; nothing is
+        left open then.
+        """
+        await self._around.store.open()
+        try:
+            await self._supervisor.attach()
+        except BaseException:
+            self._around.is_stopping = True
+            await self._around.launcher.aclose(end_instances=False)
+            await self._around.store.aclose()
+            raise
+        self._is_started = True
+
+    async def shutdown(
+        self, *, end_instances: bool = True, drain_timeout_seconds: float | None = None
+    ) -> None:
+        """Admit nothing new, let turns end until the deadline, stop everything, store everything.
+
+        Without ``end_instances`` (a reload) instances, keeper and gateway live
+        on for the next server.
+        """
+        if not self._is_started:
+            return
+        self._is_started = False
+        self._is_draining = True
+        if end_instances:
+            timeout = (
+                self.config.stop_grace_seconds if drain_timeout_seconds is None else drain_timeout_seconds
+            )
+            await self._supervisor.drain(timeout)
+            await self._supervisor.end_all()
+        self._around.is_stopping = True
+        await self._supervisor.aclose()
+        with contextlib.suppress(PoolError):
+            await self._around.launcher.aclose(end_instances=end_instances)
+        await self._around.store.aclose()
+        self._helpers.aclose()
+
+    def drain(self) -> None:
+        """Admit nothing new; what runs goes on."""
+        self._is_draining = True
+
+    def resume(self) -> None:
+        """Admit work again."""
+        self._is_draining = False
+
+    @property
+    def is_draining(self) -> bool:
+        """Is new work refused?"""
+        return self._is_draining
+
+    # --- instances ------------------------------------------------------------------------
+
+    async def get_or_create_instance(
+        self, user_id: str, session_id: str = DEFAULT_SESSION, *, template: str | None = None
+    ) -> PooledInstance:
+        """The session's live instance, started if there is none; single-flight per session.
+
+        Raises ``QuotaExceeded``, ``PoolFull``, ``LaunchFailed``, ``Draining``, …
+        A failure leaves nothing behind; the next call tries again.
+        """
+        if self._is_draining or not self._is_started:
+            raise Draining("the pool takes no new work", retry_after_seconds=10)
+        key = self._key(user_id, session_id)
+        session = await self._supervisor.find(key)
+        if session is None:
+            self._around.slots.check(key, may_wait=False)
+            session, _made = await self._find_or_make(key, template, None, None, None)
+        instance = await session.waking.instance(may_wait=False)
+        session.touch()
+        return PooledInstance(self, session, instance)
+
+    async def destroy_instance(self, user_id: str, session_id: str = DEFAULT_SESSION) -> bool:
+        """End the session's instance; True once every process is really gone, False if there was none."""
+        session = await self._supervisor.find(self._key(user_id, session_id))
+        if session is None:
+            return False
+        self._helpers.end(session.key)
+        return await self._supervisor.stop_session(session, "destroyed")
+
+    async def stop_instance(self, instance_id: str) -> bool:
+        """End one instance by its id; False when there is no such instance."""
+        for instance in self._supervisor.live_instances():
+            if instance.id == instance_id:
+                return await self.destroy_instance(instance.key.user_id, instance.key.session_id)
+        return False
+
+    async def stop_user(self, user_id: str) -> None:
+        """End every instance of a user."""
+        for instance in self._supervisor.live_instances(self._key(user_id, DEFAULT_SESSION).user_id):
+            await self.destroy_instance(user_id, instance.key.session_id)
+
+    def instances(self, user_id: str | None = None) -> list[InstanceInfo]:
+        """Every instance that has not exited, with figures from ``/proc``."""
+        user = self._key(user_id, DEFAULT_SESSION).user_id if user_id is not None else None
+        return [self._info(instance) for instance in self._supervisor.live_instances(user)]
+
+    def get_instance_stats(self, user_id: str) -> dict[str, Any] | None:
+        """Figures of a user's instances, or None for a user without one.
+
+        ``{"user_id", "instances": [instance objects], "total_instances",
+        "turns", "rss_bytes", "cpu_seconds", "processes": [{"pid", "kind",
+        "session_id"}], "process_count", "healthy"}``
+        """
+        check_name(user_id, "user_id")
+        infos = self.instances(user_id)
+        if not infos:
+            return None
+        helpers = self._helpers.of_user(user_id)
+        return {
+            "user_id": user_id,
+            "instances": infos,
+            "total_instances": len(infos),
+            "turns": sum(info.turns for info in infos),
+            "rss_bytes": sum(info.rss_bytes for info in infos),
+            "cpu_seconds": sum(info.cpu_seconds for info in infos),
+            "processes": [
+                {"pid": process.pid, "kind": process.kind, "session_id": process.key.session_id}
+                for process in helpers
+            ],
+            "process_count": len(infos) + len(helpers),
+            "healthy": all(info.state is not InstanceState.STUCK for info in infos),
+        }
+
+    def _info(self, instance: Instance) -> InstanceInfo:
+        pid = instance.pid
+        return InstanceInfo(
+            instance.id,
+            instance.key.user_id,
+            instance.key.session_id,
+            instance.state,
+            pid,
+            instance.started_at,
+            instance.turns,
+            figures.rss_bytes(pid),
+            figures.cpu_seconds(pid),
+            instance.handle.isolation if instance.handle is not None else "none",
+        )
+
+    # --- helper processes ---------------------------------------------------------------------
+
+    def register_process(
+        self, user_id: str, session_id: str = DEFAULT_SESSION, *, pid: int, kind: str
+    ) -> None:
+        """Count a helper process (a terminal) to a session; it is ended with ``destroy_instance``.
+
+        Raises ``BadRequest`` for a process that is not a descendant of ours.
+        """
+        self._helpers.ancestors.update(self._around.launcher.supervisor_pids())
+        self._helpers.register(self._key(user_id, session_id), pid, kind)
+
+    def unregister_process(self, user_id: str, session_id: str = DEFAULT_SESSION, *, pid: int) -> bool:
+        """Count it no more; it is not ended. False when it was not registered."""
+        return self._helpers.unregister(self._key(user_id, session_id), pid)
+
+    # --- health ---------------------------------------------------------------------------------
+
+    def health(self) -> dict[str, Any]:
+        """The pool's part of ``GET /health``; starts and touches nothing."""
+        counts = Counter(instance.state for instance in self._supervisor.live_instances())
+        users = {instance.key.user_id for instance in self._supervisor.live_instances()}
+        slots = self._around.slots
+        checks = self._checks.results()
+        states = ("starting", "ready", "busy", "stopping", "stuck")
+        instances = {state: counts[InstanceState(state)] for state in states}
+        instances["busy"] += counts[InstanceState.DRAINING]
+        worst = "ok" if all(check["ok"] for check in checks.values()) else "degraded"
+        return {
+            "status": "draining" if self._is_draining else worst,
+            "instances": {"total": sum(counts.values()), **instances},
+            "users": {"active": len(users)},
+            "queue": {
+                "length": slots.queue_length,
+                "oldest_seconds": slots.oldest_wait(self._around.clock.monotonic()),
+            },
+            "checks": checks,
+        }
+
+    async def run_checks(self) -> None:
+        """Look again at what the health page tells: database, disk, keeper."""
+        await self._checks.run()
+
+    def unready_reasons(self) -> list[str]:
+        """Why new work is not admitted; empty when it is."""
+        reasons = ["draining"] if self._is_draining else []
+        if not self._around.keeper_is_back.is_set():
+            reasons.append("no keeper")
+        return reasons
+
+    def isolation(self) -> tuple[str, str, Sequence[str]]:
+        """(mode in force, network in force, remedies for what is missing)."""
+        return self._around.launcher.describe_isolation()
+
+    def _viewer_arrived(self, session: Session) -> None:
+        """Warm the session up for somebody who looks at it: from free slots only, never in line."""
+        if self._is_draining or session.state is not SessionState.PARKED:
+            return
+        if session.record.cli_session is None or session.woken_for_viewer:
+            return
+        with contextlib.suppress(PoolError):
+            if self._around.slots.has_room(session.key):
+                session.woken_for_viewer = True
+                session.feed(SessionEvent.VIEWER_ARRIVED)

@@ -1,0 +1,200 @@
+"""The approvals of one session: durable, answered once, withdrawn when pointless.
+
+An approval is derived from the CLI's ``can_use_tool`` request. The answer is
+stored before it is written; after a restart the CLI's own list of open asks
+tells which stored answers must be written again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from pool.clock import Clock
+from pool.errors import AlreadyResolved, BadRequest, NotFound
+from pool.model import Cursor, InstanceId, PermissionInfo, SessionKey, TurnId
+from pool.protocol.connection import permission_response
+from pool.runtime.log import SessionLog
+from pool.store.base import PatchPermission, PermissionRecord, PutPermission
+
+_SHOWN = (
+    "display_name",
+    "description",
+    "permission_suggestions",
+    "tool_use_id",
+    "decision_reason",
+    "blocked_path",
+    "agent_id",
+    "mcp_server",
+    "requires_user_interaction",
+)
+_REMEMBER = {"session": "session", "always": "localSettings"}
+
+
+class Approvals:
+    """Open and lately answered approvals of one session's live instance."""
+
+    def __init__(self, key: SessionKey, log: SessionLog, clock: Clock) -> None:
+        self._key = key
+        self._log = log
+        self._clock = clock
+        self._records: dict[str, PermissionRecord] = {}
+        self._seen: set[str] = set()
+
+    def restore(self, records: Iterable[PermissionRecord]) -> None:
+        """Take over what an earlier server left open or answered."""
+        for record in records:
+            self._records[record.request_id] = record
+            self._seen.add(record.request_id)
+
+    def __len__(self) -> int:
+        return sum(record.state == "open" for record in self._records.values())
+
+    def open(self) -> list[PermissionInfo]:
+        """Those that wait for an answer, oldest first."""
+        return [self._info(record) for record in self._records.values() if record.state == "open"]
+
+    def asked(
+        self, instance_id: InstanceId, turn_id: TurnId | None, request_id: str, request: dict[str, Any]
+    ) -> bool:
+        """The CLI asks. False when this very ask is known already (listed again on a new attach)."""
+        if request_id in self._seen:
+            return False
+        self._seen.add(request_id)
+        tool = request.get("tool_name")
+        at = self._log.position
+        record = PermissionRecord(
+            request_id=request_id,
+            key=self._key,
+            instance_id=instance_id,
+            turn_id=turn_id,
+            tool=tool if isinstance(tool, str) else "unknown",
+            request=request,
+            cursor=Cursor(at.ordinal, at.offset, at.k + 1),
+            state="open",
+            asked_at=self._clock.wall(),
+        )
+        self._records[request_id] = record
+        self._log.own(self.frame(self._info(record)), [PutPermission(record)])
+        return True
+
+    def answer(
+        self,
+        request_id: str,
+        decision: str,
+        *,
+        message: str | None,
+        updated_input: dict[str, Any] | None,
+        scope: str,
+        answered_by: str,
+    ) -> bytes:
+        """Decide an approval, once; returns the line to write after it has been stored.
+
+        Raises ``NotFound``, ``AlreadyResolved`` or ``BadRequest``.
+        """
+        if decision not in ("allow", "deny"):
+            raise BadRequest("decision must be 'allow' or 'deny'", details={"field": "decision"})
+        if scope not in ("once", "session", "always"):
+            raise BadRequest("scope must be 'once', 'session' or 'always'", details={"field": "scope"})
+        record = self._records.get(request_id)
+        if record is None:
+            if request_id in self._seen:
+                raise AlreadyResolved("this approval was answered or withdrawn before")
+            raise NotFound("there is no such approval in this session")
+        if record.state != "open":
+            raise AlreadyResolved("this approval was answered before")
+        line = permission_response(
+            request_id,
+            decision,
+            message=message,
+            updated_input=updated_input if updated_input is not None else record.request.get("input"),
+            updated_permissions=self._rules(record, decision, scope),
+        )
+        changes: dict[str, Any] = {
+            "state": "answered",
+            "answer": line,
+            "decision": decision,
+            "answered_by": answered_by,
+        }
+        self._records[request_id] = replace(record, **changes)
+        self._log.own(
+            {
+                "type": "permission_resolved",
+                "request_id": request_id,
+                "decision": decision,
+                "answered_by": answered_by,
+            },
+            [PatchPermission(record.instance_id, request_id, changes)],
+        )
+        return line
+
+    def cancelled(self, request_id: str) -> None:
+        """The CLI withdrew an ask."""
+        self._close(request_id, "withdrawn")
+
+    def close_all(self) -> None:
+        """The turn or the instance has ended: nothing can be answered any more."""
+        for request_id in list(self._records):
+            self._close(request_id, "withdrawn")
+
+    def reconcile(self, listed: Sequence[str]) -> list[bytes]:
+        """After a new attach: ``listed`` are the CLI's open asks. Returns the answers to write again."""
+        again = []
+        for request_id, record in list(self._records.items()):
+            if request_id not in listed:
+                self._close(request_id, "withdrawn")
+            elif record.state == "answered" and record.answer is not None:
+                again.append(record.answer)
+        return again
+
+    @property
+    def has_open(self) -> bool:
+        """Does any approval wait for an answer?"""
+        return any(record.state == "open" for record in self._records.values())
+
+    @staticmethod
+    def frame(info: PermissionInfo) -> dict[str, Any]:
+        """The ``permission_request`` frame without session and cursor."""
+        return {
+            "type": "permission_request",
+            "request_id": info.request_id,
+            "tool": info.tool,
+            "input": info.input,
+            "asked_at": info.asked_at,
+            **info.details,
+        }
+
+    def _close(self, request_id: str, decision: str) -> None:
+        record = self._records.pop(request_id, None)
+        if record is None:
+            return
+        patch = PatchPermission(record.instance_id, request_id, {"state": "closed"})
+        if record.state == "open":
+            body = {"type": "permission_resolved", "request_id": request_id, "decision": decision}
+            self._log.own(body, [patch])
+        else:
+            self._log.change(patch)
+
+    @staticmethod
+    def _rules(record: PermissionRecord, decision: str, scope: str) -> list[dict[str, Any]] | None:
+        if decision != "allow" or scope == "once":
+            return None
+        suggestions = record.request.get("permission_suggestions")
+        if not isinstance(suggestions, list):
+            return None
+        destination = _REMEMBER[scope]
+        return [{**rule, "destination": destination} for rule in suggestions if isinstance(rule, dict)]
+
+    @staticmethod
+    def _info(record: PermissionRecord) -> PermissionInfo:
+        tool_input = record.request.get("input")
+        details = {name: record.request[name] for name in _SHOWN if record.request.get(name) is not None}
+        return PermissionInfo(
+            record.request_id,
+            record.tool,
+            tool_input if isinstance(tool_input, dict) else {},
+            record.cursor,
+            record.asked_at,
+            details,
+        )

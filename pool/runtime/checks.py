@@ -1,0 +1,57 @@
+"""The slow facts behind ``GET /health``, looked at in the background so that the page never waits."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import Any
+
+from pool.errors import PoolError
+from pool.runtime.surroundings import Surroundings
+
+_LEAST_FREE_BYTES = 256 * 1024 * 1024
+
+
+class Checks:
+    """Named checks: ``{"ok": bool, "detail": text}``."""
+
+    def __init__(self, surroundings: Surroundings) -> None:
+        self._around = surroundings
+        self._database: dict[str, Any] = {"ok": True, "detail": "not asked yet"}
+
+    def results(self) -> dict[str, dict[str, Any]]:
+        """What is known now."""
+        return {
+            "keeper": self._keeper(),
+            "isolation": self._isolation(),
+            "disk": self._disk(),
+            "database": self._database,
+        }
+
+    async def run(self) -> None:
+        """Ask what takes time."""
+        try:
+            await self._around.store.check()
+        except PoolError as error:
+            self._database = {"ok": False, "detail": error.message}
+        else:
+            self._database = {"ok": True, "detail": "answers"}
+
+    def _keeper(self) -> dict[str, Any]:
+        up = self._around.keeper_is_back.is_set()
+        return {"ok": up, "detail": "attached" if up else "gone; another one is being started"}
+
+    def _isolation(self) -> dict[str, Any]:
+        mode, network, remedies = self._around.launcher.describe_isolation()
+        kept_apart = mode == "bwrap" and network != "open"
+        detail = f"mode {mode}, network {network}"
+        if not kept_apart:
+            detail += ": users are not kept apart" + "".join(f"; {remedy}" for remedy in remedies)
+        return {"ok": kept_apart, "detail": detail, "mode": mode, "network": network}
+
+    def _disk(self) -> dict[str, Any]:
+        try:
+            free = shutil.disk_usage(os.fspath(self._around.config.data_dir)).free
+        except OSError as error:
+            return {"ok": False, "detail": str(error)}
+        return {"ok": free >= _LEAST_FREE_BYTES, "detail": f"{free // 2**20} MiB free in the data directory"}

@@ -1,0 +1,84 @@
+"""What is written to the CLI in the background: messages, interrupts, refusals.
+
+A message is written only when it is stored as dispatching to this very
+instance: a restart writes it again to the same one, which ignores a uuid that
+it has seen, and never to another.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
+
+from pool.errors import InputBlocked, PoolError
+from pool.protocol.connection import error_response
+from pool.runtime.faults import pause_point
+from pool.runtime.instance import Instance
+from pool.runtime.turns import Turn
+
+if TYPE_CHECKING:
+    from pool.runtime.session import Session
+
+_log = logging.getLogger(__name__)
+
+
+class Delivery:
+    """Writes to the live instance of one session."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def message(self, turn: Turn) -> None:
+        """Write the turn's message once it is stored as dispatching."""
+        instance = self._session.instance
+        if instance is not None:
+            self._start(self._message(turn, instance), f"dispatch:{self._session.key}")
+
+    async def _message(self, turn: Turn, instance: Instance) -> None:
+        session = self._session
+        await session.log.settled()
+        await pause_point("dispatch.before_write")
+        if turn.state.is_terminal or turn.record.line is None:
+            return
+        try:
+            await instance.write(turn.record.line)
+        except InputBlocked as error:
+            _log.error("instance %s does not read its input: %s", instance.id, error)
+            session.stop_instance("it does not read its input")
+        except PoolError as error:
+            _log.warning("turn %s could not be written: %s", turn.record.turn_id, error)
+        await pause_point("dispatch.after_write")
+
+    def interrupt(self, turn: Turn) -> None:
+        """Ask the CLI to end the turn, its own queue included."""
+        instance = self._session.instance
+        if instance is not None:
+            self._start(self._interrupt(instance), f"interrupt:{turn.record.turn_id}")
+
+    async def _interrupt(self, instance: Instance) -> None:
+        await self._session.log.settled()
+        try:
+            await instance.ask("interrupt", cancel_queued=True)
+        except (PoolError, TimeoutError) as error:
+            _log.warning("instance %s did not take an interrupt: %s", instance.id, error)
+
+    def refuse(self, instance: Instance, request_id: str, subtype: str) -> None:
+        """Answer a request that we do not serve with an error, or the turn would hang."""
+        line = error_response(request_id, f"{subtype} is not served by this host")
+        self._start(self._quietly(instance, line), f"refuse:{request_id}")
+
+    def answer(self, line: bytes) -> None:
+        """Write a stored answer again."""
+        instance = self._session.instance
+        if instance is not None:
+            self._start(self._quietly(instance, line), f"answer:{self._session.key}")
+
+    async def _quietly(self, instance: Instance, line: bytes) -> None:
+        try:
+            await instance.write(line)
+        except PoolError as error:
+            _log.warning("instance %s did not take an answer: %s", instance.id, error)
+
+    def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        self._session.around.tasks.start(work, name)

@@ -1,0 +1,67 @@
+"""The end of an instance, told to its session in one synchronous block."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pool.lifecycle.session import SessionEvent
+from pool.lifecycle.turn import TurnEvent
+from pool.model import ExitStatus, InstanceState, Reason
+from pool.runtime.instance import Instance
+from pool.store.base import PatchInstance
+
+if TYPE_CHECKING:
+    from pool.runtime.session import Session
+
+
+def instance_ended(session: Session, instance: Instance, status: ExitStatus) -> None:
+    """The process is really gone: turns are lost, approvals withdrawn, the slot is given back.
+
+    No await from the first line to the last, so that nobody sees a session
+    whose instance is half gone.
+    """
+    patch = {
+        "state": InstanceState.EXITED,
+        "exited_at": session.around.clock.wall(),
+        "exit_code": status.code,
+        "exit_signal": status.signal,
+    }
+    session.log.change(PatchInstance(instance.id, patch))
+    was_waking = session.waking.is_under_way
+    reason = _reason(instance, status)
+    session.instance = None
+    _lose_turns(session, reason)
+    session.approvals.close_all()
+    session.idleness.stop()
+    session.around.slots.release(session.key)
+    session.around.instance_ended(instance.id)
+    if not was_waking:
+        _tell_session(session, instance, status, reason)
+    session.log.flush()
+
+
+def _lose_turns(session: Session, reason: Reason) -> None:
+    turns = session.turns
+    for turn in (turns.by_cli, turns.current):
+        if turn is None:
+            continue
+        if turn.is_interrupting:
+            turns.feed(turn, TurnEvent.ENDED_INTERRUPTED, turn.reason)
+        else:
+            turns.feed(turn, TurnEvent.INSTANCE_LOST, reason)
+
+
+def _tell_session(session: Session, instance: Instance, status: ExitStatus, reason: Reason) -> None:
+    if instance.stop_reason is not None or session.around.is_stopping:
+        session.feed(SessionEvent.INSTANCE_ENDED)
+    elif session.crashes.crashed(session.around.clock.monotonic()):
+        session.feed(SessionEvent.CRASH_LOOP, session.crashes.reason(status))
+    else:
+        session.feed(SessionEvent.INSTANCE_CRASHED, reason)
+
+
+def _reason(instance: Instance, status: ExitStatus) -> Reason:
+    if instance.stop_reason is not None:
+        return Reason("instance_stopped", f"the instance was stopped: {instance.stop_reason}")
+    message = f"the claude CLI {status.describe()}"
+    return Reason("instance_exited", message, status.code, status.signal)

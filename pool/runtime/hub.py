@@ -1,0 +1,197 @@
+"""Fan-out of one session to its viewers: each gets every frame, none can hold up another.
+
+A viewer has a byte budget. While its backlog is above it, nothing is pushed;
+when it has drained, it catches up from the ring (the newest frames, in
+memory) or from the log, and is live again in the same step of the event loop
+in which the last frame was handed over, so that nothing falls between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Sequence
+from enum import Enum
+from typing import Protocol
+
+from pool.errors import PoolError
+from pool.model import Cursor
+
+_log = logging.getLogger(__name__)
+
+Item = tuple[Cursor, bytes]
+
+
+class Viewer(Protocol):
+    """Whoever shows a session's frames: a WebSocket, an SSE response, a Python caller."""
+
+    def deliver(self, frames: Sequence[bytes]) -> None:
+        """Take whole wire frames (UTF-8 JSON), in order. Must not block or raise."""
+
+    @property
+    def backlog_bytes(self) -> int:
+        """Bytes taken but not yet handed to the kernel."""
+
+
+class Page(Protocol):
+    """A part of the log, read back."""
+
+    @property
+    def frames(self) -> Sequence[bytes]:
+        """Wire frames, in order."""
+
+    @property
+    def position(self) -> Cursor:
+        """The place after the last of them."""
+
+    @property
+    def gap(self) -> tuple[Cursor, Cursor] | None:
+        """A range in which token deltas may be missing."""
+
+
+class Source(Protocol):
+    """Where a viewer that is behind the ring reads on."""
+
+    async def page(self, position: Cursor, until: Cursor) -> Page:
+        """The next frames after ``position``, up to and with ``until``."""
+
+    def gap_frame(self, gap: tuple[Cursor, Cursor]) -> bytes:
+        """The wire frame that tells of frames which cannot be had any more."""
+
+
+class Channel:
+    """The published frames of one session and who follows them."""
+
+    def __init__(self, *, head: Cursor, budget_bytes: int, ring_bytes: int = 1 << 20) -> None:
+        self.head = head
+        self.floor = head
+        self.budget_bytes = budget_bytes
+        self.subscriptions: set[Subscription] = set()
+        self._ring: deque[Item] = deque()
+        self._ring_size = 0
+        self._ring_bytes = ring_bytes
+
+    def publish(self, items: Sequence[Item]) -> None:
+        """Append to the ring and push to every live viewer; ``items`` in cursor order."""
+        for item in items:
+            self._ring.append(item)
+            self._ring_size += len(item[1])
+        while self._ring_size > self._ring_bytes and len(self._ring) > 1:
+            cursor, frame = self._ring.popleft()
+            self.floor = cursor
+            self._ring_size -= len(frame)
+        self.head = items[-1][0]
+        for subscription in tuple(self.subscriptions):
+            subscription.push(items)
+
+    def since(self, position: Cursor) -> list[Item] | None:
+        """The frames after ``position``, or None when the ring does not reach back so far."""
+        if position < self.floor:
+            return None
+        return [item for item in self._ring if item[0] > position]
+
+
+class Pace(Enum):
+    """How a subscription stands to the newest frame."""
+
+    CATCHING_UP = "catching_up"
+    LIVE = "live"
+    LAGGING = "lagging"
+    CLOSED = "closed"
+
+
+class Subscription:
+    """One viewer's way through one session's log. ``position`` is the last cursor handed over."""
+
+    def __init__(self, channel: Channel, source: Source, viewer: Viewer, position: Cursor) -> None:
+        self.position = position
+        self.pace = Pace.LAGGING
+        self._channel = channel
+        self._source = source
+        self._viewer = viewer
+        self._task: asyncio.Task[None] | None = None
+        channel.subscriptions.add(self)
+
+    def push(self, items: Sequence[Item]) -> None:
+        """Hand over ``items`` if live; fall behind when the viewer's budget is spent."""
+        if self.pace is Pace.LIVE and not self._hand_over(items):
+            self.pace = Pace.LAGGING
+
+    def drained(self) -> None:
+        """The viewer has room again: catch up. Call it when the backlog fell below half the budget."""
+        if self.pace is Pace.LAGGING and self._task is None:
+            self._start()
+
+    def start(self) -> None:
+        """Begin: everything after ``position``, then live."""
+        self._start()
+
+    def close(self) -> None:
+        """Stop following. Nothing is delivered from here on."""
+        self.pace = Pace.CLOSED
+        self._channel.subscriptions.discard(self)
+        if self._task is not None:
+            self._task.cancel()
+
+    def _start(self) -> None:
+        items = self._channel.since(self.position)
+        if items is not None:
+            self.pace = Pace.LIVE if self._hand_over(items) else Pace.LAGGING
+            return
+        self.pace = Pace.CATCHING_UP
+        self._task = asyncio.create_task(self._catch_up(), name="viewer-catch-up")
+
+    def _hand_over(self, items: Sequence[Item]) -> bool:
+        """Deliver as much as the budget lets; True when all of it went."""
+        room = self._channel.budget_bytes - self._viewer.backlog_bytes
+        batch: list[bytes] = []
+        for cursor, frame in items:
+            if room <= 0:
+                break
+            batch.append(frame)
+            room -= len(frame)
+            self.position = cursor
+        if batch:
+            self._viewer.deliver(batch)
+        return len(batch) == len(items)
+
+    async def _catch_up(self) -> None:
+        try:
+            await self._read_on()
+        except PoolError:
+            _log.exception("a viewer could not read the log; it will get a gap")
+            self._skip_to_ring()
+        finally:
+            self._task = None
+
+    async def _read_on(self) -> None:
+        told_gap = False
+        while not self._is_closed():
+            if self._viewer.backlog_bytes > self._channel.budget_bytes:
+                self.pace = Pace.LAGGING
+                return
+            items = self._channel.since(self.position)
+            if items is not None:
+                self.pace = Pace.LIVE if self._hand_over(items) else Pace.LAGGING
+                return
+            page = await self._source.page(self.position, self._channel.head)
+            if self._is_closed():
+                return
+            if page.gap is not None and not told_gap:
+                told_gap = True
+                self._viewer.deliver([self._source.gap_frame(page.gap)])
+            if page.frames:
+                self._viewer.deliver(page.frames)
+            self.position = max(page.position, self.position)
+
+    def _is_closed(self) -> bool:
+        return self.pace is Pace.CLOSED
+
+    def _skip_to_ring(self) -> None:
+        if self.pace is Pace.CLOSED:
+            return
+        gap = (self.position, self._channel.floor)
+        self._viewer.deliver([self._source.gap_frame(gap)])
+        self.position = self._channel.floor
+        self._start()

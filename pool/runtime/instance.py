@@ -1,0 +1,247 @@
+"""One live instance: its handle, its state machine and the questions that we ask it.
+
+An ``Instance`` is one incarnation of the CLI. It never restarts; when its
+process is gone it is ``exited`` and its session makes another one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pool.errors import InstanceGone, LaunchFailed, PoolError
+from pool.launch.base import InstanceHandle, StopGraces
+from pool.lifecycle.instance import InstanceEvent, InstanceMachine
+from pool.model import ExitStatus, InstanceId, InstanceState, SessionKey
+from pool.protocol.connection import CliConnection
+from pool.protocol.frames import ControlResponse
+from pool.protocol.framing import Line, LineFramer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_log = logging.getLogger(__name__)
+
+
+class Owner(Protocol):
+    """Who is told what the instance says and that it has ended: its session."""
+
+    def lines_received(self, instance: Instance, lines: Sequence[Line]) -> None:
+        """Whole lines, in order; called on the event loop."""
+
+    def instance_exited(self, instance: Instance, status: ExitStatus, stderr_tail: str) -> None:
+        """The process and its tree are gone, every line was received. Once."""
+
+    def keeper_lost(self, instance: Instance) -> None:
+        """The keeper died and the instance with it; its spool can be read through the next one."""
+
+
+class Instance:
+    """The runtime's side of one CLI process. It is the ``InstanceSink`` of its launcher."""
+
+    def __init__(
+        self,
+        instance_id: InstanceId,
+        key: SessionKey,
+        ordinal: int,
+        owner: Owner,
+        *,
+        epoch: int,
+        max_line_bytes: int,
+        started_at: float,
+        offset: int = 0,
+        state: InstanceState = InstanceState.STARTING,
+        turns: int = 0,
+    ) -> None:
+        self.id = instance_id
+        self.key = key
+        self.ordinal = ordinal
+        self.started_at = started_at
+        self.turns = turns
+        self.machine = InstanceMachine(instance_id, state)
+        self.connection = CliConnection(epoch)
+        self.handle: InstanceHandle | None = None
+        self.exit_status: ExitStatus | None = None
+        self.stderr_tail = ""
+        self.cli_state = "unknown"
+        self.capabilities: Mapping[str, Any] = {}
+        self.background: set[str] = set()
+        self.stop_reason: str | None = None
+        self.failures = 0
+        self.ended = asyncio.Event()
+        self._owner = owner
+        self._framer = LineFramer(max_line_bytes, offset)
+        self._answers: dict[str, asyncio.Future[ControlResponse]] = {}
+        self._progress = asyncio.Event()
+
+    # --- facts -------------------------------------------------------------------------
+
+    @property
+    def state(self) -> InstanceState:
+        """Where the instance stands."""
+        return self.machine.state
+
+    @property
+    def has_exited(self) -> bool:
+        """Is the process gone, with everything that it held?"""
+        return self.state is InstanceState.EXITED
+
+    @property
+    def pid(self) -> int | None:
+        """The host's pid of the ``claude`` process itself, while it is known."""
+        identity = self.handle.identity if self.handle is not None else None
+        return identity.pid if identity is not None else None
+
+    @property
+    def received_offset(self) -> int:
+        """The offset just after the last byte of output that came here."""
+        return self._framer.fed_offset
+
+    # --- InstanceSink ------------------------------------------------------------------
+
+    def data_received(self, offset: int, data: bytes) -> None:
+        """Output from the launcher; a part that came before (a second attach) is dropped."""
+        known = self._framer.fed_offset - offset
+        if known > 0:
+            data = data[known:]
+        if data:
+            lines = self._framer.feed(data)
+            if lines:
+                self._owner.lines_received(self, lines)
+        self._progress.set()
+
+    def exited(self, status: ExitStatus, stderr_tail: str) -> None:
+        """The end, told by the launcher."""
+        if self.has_exited:
+            return
+        rest = self._framer.feed_eof()
+        if rest:
+            self._owner.lines_received(self, rest)
+        self.exit_status = status
+        self.stderr_tail = stderr_tail
+        self.machine.feed(InstanceEvent.PROCESS_EXITED)
+        self._fail_questions()
+        self._owner.instance_exited(self, status, stderr_tail)
+        self.ended.set()
+        self._progress.set()
+
+    def launcher_lost(self) -> None:
+        """The keeper is gone."""
+        self._fail_questions()
+        if not self.has_exited:
+            self._owner.keeper_lost(self)
+
+    def _fail_questions(self) -> None:
+        for future in self._answers.values():
+            if not future.done():
+                future.set_exception(InstanceGone(f"instance {self.id} ended before it answered"))
+                future.exception()
+        self._answers.clear()
+
+    # --- questions ---------------------------------------------------------------------
+
+    def answered(self, frame: ControlResponse) -> None:
+        """The CLI answered one of our control requests; late and foreign answers are dropped."""
+        if not self.connection.resolve(frame):
+            return
+        future = self._answers.pop(frame.request_id, None)
+        if future is not None and not future.done():
+            future.set_result(frame)
+
+    async def ask(self, subtype: str, *, timeout_seconds: float = 10.0, **fields: Any) -> ControlResponse:
+        """Send a control request and wait for the answer.
+
+        Raises ``InstanceGone`` when the process ends first and
+        ``TimeoutError`` when it does not answer in time.
+        """
+        request_id, line = self.connection.request(subtype, **fields)
+        future: asyncio.Future[ControlResponse] = asyncio.get_running_loop().create_future()
+        self._answers[request_id] = future
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await self.write(line)
+                return await future
+        finally:
+            self._answers.pop(request_id, None)
+            self.connection.forget(request_id)
+
+    async def write(self, line: bytes) -> None:
+        """Write one line to the CLI. Raises ``InstanceGone``, ``InputBlocked``, ``KeeperUnavailable``."""
+        if self.handle is None or self.has_exited:
+            raise InstanceGone(f"instance {self.id} has no process")
+        await self.handle.write(line)
+
+    async def handshake(self, timeout_seconds: float) -> ControlResponse:
+        """Ask for the ready signal; also the way to take over a running CLI with its open asks.
+
+        Raises ``LaunchFailed`` with the failed step and the last of stderr.
+        """
+        try:
+            frame = await self.ask("initialize", hooks={}, timeout_seconds=timeout_seconds)
+        except TimeoutError:
+            raise await self._launch_failed(f"it did not answer within {timeout_seconds:g} s") from None
+        except PoolError as error:
+            raise await self._launch_failed(error.message) from error
+        if not frame.ok:
+            raise await self._launch_failed(f"it refused: {frame.error}")
+        self.capabilities = {
+            name: frame.response.get(name) for name in ("models", "commands", "claude_code_version")
+        }
+        state = frame.response.get("session_state")
+        self.cli_state = state if isinstance(state, str) else "idle"
+        return frame
+
+    async def _launch_failed(self, message: str) -> LaunchFailed:
+        # The exit usually follows the closed pipe by a moment; its status makes the better message.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.5 if self.exit_status is None else 0):
+                await self.ended.wait()
+        stderr = self.stderr_tail or await self._read_stderr()
+        status = self.exit_status
+        if status is not None:
+            message = f"the process {status.describe()}"
+        details: dict[str, Any] = {"step": "initialize", "stderr": stderr[-2000:]}
+        if status is not None:
+            details |= {"exit_code": status.code, "signal": status.signal}
+        tail = stderr.strip().splitlines()[-1:] or [""]
+        return LaunchFailed(
+            f"the claude CLI did not become ready: {message}" + (f" ({tail[0]})" if tail[0] else ""),
+            details=details,
+        )
+
+    async def _read_stderr(self) -> str:
+        if self.handle is None:
+            return ""
+        try:
+            return await self.handle.stderr_tail()
+        except PoolError:
+            return ""
+
+    # --- waiting and ending ------------------------------------------------------------
+
+    async def received(self, offset: int, timeout_seconds: float) -> None:
+        """Wait until all output before ``offset`` has come here. Raises ``TimeoutError``."""
+        async with asyncio.timeout(timeout_seconds):
+            while self.received_offset < offset and not self.has_exited:
+                self._progress.clear()
+                await self._progress.wait()
+
+    async def end(self, graces: StopGraces, reason: str) -> None:
+        """Climb the ladder until the process is gone or the ladder is exhausted."""
+        self.stop_reason = self.stop_reason or reason
+        if self.machine.can(InstanceEvent.STOP_REQUESTED):
+            self.machine.feed(InstanceEvent.STOP_REQUESTED)
+        if self.handle is None or self.has_exited:
+            return
+        with contextlib.suppress(PoolError):
+            await self.handle.stop(graces)
+        try:
+            async with asyncio.timeout(graces.kill + 2):
+                await self.ended.wait()
+        except TimeoutError:
+            if self.machine.can(InstanceEvent.LADDER_EXHAUSTED):
+                self.machine.feed(InstanceEvent.LADDER_EXHAUSTED)
+            _log.error("instance %s outlived SIGKILL; its slot stays taken", self.id)

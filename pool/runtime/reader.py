@@ -1,0 +1,157 @@
+"""What the CLI's frames mean for a session: one small function a kind of frame.
+
+Everything here is synchronous. A frame is first given its place in the log,
+then what follows from it is derived, so that after a crash the same line
+gives the same events again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pool.lifecycle.turn import TurnEvent
+from pool.model import Reason, TurnState
+from pool.policy.outcome import INTERRUPTED, Outcome, outcome_of
+from pool.protocol import frames
+from pool.protocol.framing import Line
+from pool.protocol.parsing import parse_line
+from pool.runtime.instance import Instance
+
+if TYPE_CHECKING:
+    from pool.runtime.session import Session
+    from pool.runtime.turns import Turn
+
+_log = logging.getLogger(__name__)
+
+
+class Reader:
+    """Reads the output of a session's live instance."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._meanings: dict[type[frames.Frame], Callable[[Instance, Any], None]] = {
+            frames.ControlRequest: self._control_request,
+            frames.ControlResponse: self._control_response,
+            frames.ControlCancelRequest: self._control_cancel,
+            frames.CommandLifecycle: self._lifecycle,
+            frames.Result: self._result,
+            frames.SystemInit: self._init,
+            frames.SessionStateChanged: self._session_state,
+            frames.ConversationReset: self._conversation_reset,
+            frames.PermissionModeStatus: self._permission_mode,
+            frames.TaskEvent: self._task_event,
+        }
+
+    def read(self, instance: Instance, lines: Sequence[Line]) -> None:
+        """Take whole lines, in order; publish what need not wait."""
+        log = self._session.log
+        for line in lines:
+            frame = parse_line(line)
+            if type(frame) is frames.StreamEvent:
+                log.line(line.end_offset, line.data, durable=False)
+            else:
+                self._one(instance, line, frame)
+        log.flush()
+
+    def _one(self, instance: Instance, line: Line, frame: frames.Frame) -> None:
+        if frames.is_published(frame):
+            self._session.log.line(line.end_offset, line.data, durable=frames.is_durable(frame))
+        else:
+            self._session.log.skipped(line.end_offset)
+        if line.oversized:
+            self._too_long(instance)
+        elif isinstance(frame, frames.Malformed):
+            _log.warning("instance %s printed a line that is no frame: %s", instance.id, frame.reason)
+        meaning = self._meanings.get(type(frame))
+        if meaning is not None:
+            meaning(instance, frame)
+
+    def _too_long(self, instance: Instance) -> None:
+        turns = self._session.turns
+        reason = Reason("frame_too_large", "the CLI printed a line above the bound; it was dropped")
+        _log.error("instance %s printed a line above the bound", instance.id)
+        turn = turns.open_turn
+        if turn is not None and turn.state is not TurnState.DISPATCHING:
+            turns.end(turn, Outcome(TurnState.FAILED, reason))
+            self._session.send_interrupt(turn)
+
+    # --- control frames ----------------------------------------------------------------
+
+    def _control_request(self, instance: Instance, frame: frames.ControlRequest) -> None:
+        session = self._session
+        if frame.subtype != "can_use_tool":
+            session.delivery.refuse(instance, frame.request_id, frame.subtype)
+            return
+        turn = session.turns.open_turn
+        turn_id = turn.record.turn_id if turn is not None else None
+        new = session.approvals.asked(instance.id, turn_id, frame.request_id, dict(frame.request))
+        if new and turn is not None and turn.machine.can(TurnEvent.PERMISSION_ASKED):
+            session.turns.feed(turn, TurnEvent.PERMISSION_ASKED)
+
+    def _control_response(self, instance: Instance, frame: frames.ControlResponse) -> None:
+        instance.answered(frame)
+
+    def _control_cancel(self, _instance: Instance, frame: frames.ControlCancelRequest) -> None:
+        self._session.approvals.cancelled(frame.request_id)
+        self._session.permission_settled()
+
+    # --- turns -------------------------------------------------------------------------
+
+    def _lifecycle(self, _instance: Instance, frame: frames.CommandLifecycle) -> None:
+        turns = self._session.turns
+        turn = turns.current
+        if turn is None or turn.record.turn_id != frame.command_uuid:
+            return
+        if frame.state == "started":
+            turns.started(turn)
+        elif frame.state in ("completed", "cancelled"):
+            cancelled = frame.state == "cancelled"
+            outcome = turn.outcome
+            if outcome is None or (cancelled and outcome.state is TurnState.SUCCEEDED):
+                outcome = self._outcome(turn, None, cancelled=cancelled)
+            turns.end(turn, outcome)
+
+    def _result(self, _instance: Instance, frame: frames.Result) -> None:
+        session = self._session
+        turn = session.turns.current
+        session.note_usage(frame)
+        if turn is not None and turn.state is not TurnState.DISPATCHING:
+            session.turns.note_outcome(turn, self._outcome(turn, frame, cancelled=False))
+        elif session.turns.by_cli is not None:
+            turn = session.turns.by_cli
+            session.turns.end(turn, self._outcome(turn, frame, cancelled=False))
+
+    @staticmethod
+    def _outcome(turn: Turn, result: frames.Result | None, *, cancelled: bool) -> Outcome:
+        return outcome_of(
+            result,
+            cancelled=cancelled,
+            interrupted=turn.is_interrupting,
+            why=turn.reason or INTERRUPTED,
+        )
+
+    def _init(self, _instance: Instance, frame: frames.SystemInit) -> None:
+        session = self._session
+        session.cli_session_is(frame.session_id)
+        turn = session.turns.current
+        if (turn is None or turn.state is TurnState.DISPATCHING) and session.turns.by_cli is None:
+            session.turn_by_cli()
+
+    def _session_state(self, instance: Instance, frame: frames.SessionStateChanged) -> None:
+        instance.cli_state = frame.state
+        if frame.state == "idle":
+            self._session.cli_is_idle()
+
+    # --- facts that outlive the instance -----------------------------------------------
+
+    def _conversation_reset(self, _instance: Instance, frame: frames.ConversationReset) -> None:
+        self._session.cli_session_is(frame.new_conversation_id)
+
+    def _permission_mode(self, _instance: Instance, frame: frames.PermissionModeStatus) -> None:
+        self._session.permission_mode_is(frame.permission_mode)
+
+    def _task_event(self, instance: Instance, frame: frames.TaskEvent) -> None:
+        if frame.tasks is not None:
+            instance.background = {str(task.get("task_id") or task.get("id")) for task in frame.tasks}

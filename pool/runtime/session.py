@@ -1,0 +1,376 @@
+"""One session: its queue of turns, its one live instance, and what clients may ask of it.
+
+The session is the owner of its instance and the meeting place of the three
+machines. A crash is one event told three times, in this order, in one
+synchronous block: instance exited, turn lost, session cooling.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from pool.errors import BadRequest, Forbidden, PoolError
+from pool.launch.base import StopGraces
+from pool.lifecycle.instance import InstanceEvent
+from pool.lifecycle.session import SessionCommand, SessionEvent, SessionMachine
+from pool.lifecycle.turn import TurnEvent
+from pool.model import (
+    Accepted,
+    ExitStatus,
+    InstanceState,
+    Reason,
+    SessionInfo,
+    SessionState,
+    TurnId,
+    TurnState,
+)
+from pool.policy.backoff import CrashHistory
+from pool.protocol.frames import Result
+from pool.protocol.framing import Line
+from pool.runtime.approvals import Approvals
+from pool.runtime.delivery import Delivery
+from pool.runtime.ending import instance_ended
+from pool.runtime.envelope import Envelope
+from pool.runtime.hub import Channel
+from pool.runtime.idleness import Idleness
+from pool.runtime.instance import Instance
+from pool.runtime.log import SessionLog
+from pool.runtime.reader import Reader
+from pool.runtime.replay import Replay
+from pool.runtime.surroundings import Surroundings
+from pool.runtime.turns import Turn, Turns
+from pool.runtime.waking import Waking
+from pool.store.base import PatchInstance, PatchSession, SessionRecord, TurnRecord
+
+_log = logging.getLogger(__name__)
+
+
+class Session:
+    """A durable conversation of one owner."""
+
+    def __init__(self, record: SessionRecord, surroundings: Surroundings, next_turn_number: int) -> None:
+        config = surroundings.config
+        self.record = record
+        self.key = record.key
+        self.around = surroundings
+        self.machine = SessionMachine(str(record.key), _settled(record.state))
+        self.channel = Channel(head=record.position, budget_bytes=config.viewer_budget_bytes)
+        self.envelope = Envelope(record.key.session_id)
+        self.log = SessionLog(record.key, surroundings.store, self.channel, self.envelope, record.position)
+        self.log.on_committed = self._committed
+        self.replay = Replay(
+            record.key,
+            surroundings.store,
+            self.envelope,
+            surroundings.launcher.read_spool,
+            config.viewer_budget_bytes,
+        )
+        self.approvals = Approvals(record.key, self.log, surroundings.clock)
+        self.turns = Turns(
+            self.log,
+            surroundings.clock,
+            self,
+            grace_seconds=config.stop_grace_seconds,
+            turn_timeout_seconds=config.turn_timeout_seconds,
+        )
+        self.waking = Waking(self)
+        self.crashes = CrashHistory()
+        self.instance: Instance | None = None
+        self.usage: dict[str, Any] = {}
+        self.next_turn_number = next_turn_number
+        self.accepting = asyncio.Lock()
+        self.woken_for_viewer = False
+        self.idleness = Idleness(self)
+        self.delivery = Delivery(self)
+        self._reader = Reader(self)
+        self._cooling_timer: asyncio.TimerHandle | None = None
+
+    # --- facts -------------------------------------------------------------------------
+
+    @property
+    def state(self) -> SessionState:
+        """Where the session stands."""
+        return self.machine.state
+
+    @property
+    def is_idle(self) -> bool:
+        """Is there a live instance and nothing at all for it to do?"""
+        return (
+            self.instance is not None
+            and self.instance.state is InstanceState.READY
+            and self.turns.open_turn is None
+            and not self.turns.queued
+            and not self.instance.background
+        )
+
+    def info(self) -> SessionInfo:
+        """The session as clients see it."""
+        record = self.record
+        return SessionInfo(
+            record.key.user_id,
+            record.key.session_id,
+            record.title,
+            self.state,
+            record.template,
+            record.model,
+            record.permission_mode,
+            record.created_at,
+            record.last_active_at,
+            self.channel.head,
+        )
+
+    # --- messages ----------------------------------------------------------------------
+
+    async def accept(self, record: TurnRecord, on_accepted: Callable[[Accepted], None] | None) -> Accepted:
+        """Queue a turn; returns when it is stored. The caller holds ``accepting``."""
+        self.revive()
+        accepted = Accepted(record.turn_id, record.message_id or "", record.position)
+        before = (lambda: on_accepted(accepted)) if on_accepted is not None else None
+        self.turns.enqueue(record, before)
+        self.next_turn_number += 1
+        self.touch()
+        self.feed(SessionEvent.TURN_SUBMITTED)
+        self.log.flush()
+        await self.log.settled()
+        return accepted
+
+    def revive(self) -> None:
+        """A new message resets what only a person may reset: a fault, an archive."""
+        if self.state is SessionState.FAULTED:
+            self.crashes.forget()
+            self.feed(SessionEvent.RESET_REQUESTED)
+        elif self.state is SessionState.ARCHIVED:
+            self.feed(SessionEvent.RESTORE_REQUESTED)
+        elif self.state is SessionState.COOLING and not self.turns.queued:
+            self.feed(SessionEvent.REST_DUE)
+
+    def touch(self) -> None:
+        """The user was here: the idle time begins anew."""
+        self.patch(last_active_at=self.around.clock.wall())
+        self.idleness.touch()
+
+    def patch(self, **changes: Any) -> None:
+        """Change and store facts of the session."""
+        self.record = replace(self.record, **changes)
+        self.log.change(PatchSession(self.key, changes))
+
+    def interrupt(self, reason: Reason | None = None) -> None:
+        """End the running turn, withdraw the queued ones; the session stays usable."""
+        self.turns.interrupt_all(reason)
+        if self.turns.by_cli is not None and self.turns.current is None:
+            self.send_interrupt(self.turns.by_cli)
+
+    async def write_answer(self, line: bytes) -> None:
+        """Write a stored answer; if the instance is gone there is nothing left to approve."""
+        self.permission_settled()
+        await self.log.settled()
+        if self.instance is not None:
+            with contextlib.suppress(PoolError):
+                await self.instance.write(line)
+
+    def permission_settled(self) -> None:
+        """If no approval is open any more, the turn runs again."""
+        turn = self.turns.open_turn
+        if turn is not None and turn.state is TurnState.AWAITING and not self.approvals.has_open:
+            self.turns.feed(turn, TurnEvent.PERMISSION_SETTLED)
+
+    async def set_model(self, model: str | None) -> None:
+        """Take another model, now if live and for every later instance."""
+        if self.instance is not None and self.instance.state in (InstanceState.READY, InstanceState.BUSY):
+            answer = await self.instance.ask("set_model", model=model)
+            if not answer.ok:
+                raise BadRequest(f"the CLI refused the model: {answer.error}")
+        self.patch(model=model)
+
+    async def set_permission_mode(self, mode: str) -> None:
+        """Take another permission mode. Raises ``Forbidden`` for one that is not configured."""
+        if mode not in self.around.config.permission_modes:
+            allowed = ", ".join(self.around.config.permission_modes)
+            raise Forbidden(f"permission mode {mode!r} is not allowed here; use one of {allowed}")
+        if self.instance is not None and self.instance.state in (InstanceState.READY, InstanceState.BUSY):
+            answer = await self.instance.ask("set_permission_mode", mode=mode)
+            if not answer.ok:
+                raise BadRequest(f"the CLI refused the permission mode: {answer.error}")
+        self.patch(permission_mode=mode)
+
+    # --- what the machine commands -----------------------------------------------------
+
+    def feed(self, event: SessionEvent, reason: Reason | None = None) -> None:
+        """Move the session; store and publish a changed state; carry out the commands."""
+        was = self.state
+        commands = self.machine.feed(event)
+        if self.state is not was:
+            body: dict[str, Any] = {"type": "session", "state": self.state.value}
+            if reason is not None:
+                body["reason"] = reason.as_dict()
+            self.record = replace(self.record, state=self.state)
+            self.log.own(body, [PatchSession(self.key, {"state": self.state})])
+        for command in commands:
+            self._carry_out(command, reason)
+
+    def _carry_out(self, command: SessionCommand, reason: Reason | None) -> None:
+        if command is SessionCommand.TAKE_SLOT:
+            self.waking.begin()
+        elif command is SessionCommand.DISPATCH_NEXT:
+            self.dispatch_next()
+        elif command is SessionCommand.WAKE_IF_QUEUED:
+            if self.turns.queued and not self.around.is_stopping:
+                self.feed(SessionEvent.TURN_SUBMITTED)
+        elif command is SessionCommand.ARM_BACKOFF:
+            self._arm_backoff()
+        elif command is SessionCommand.STOP_INSTANCE:
+            self.stop_instance("archived")
+        elif command is SessionCommand.ALERT_OPERATOR:
+            _log.error("session %s needs a person: %s", self.key, reason)
+        else:
+            self._end_queued(command, reason)
+
+    def _end_queued(self, command: SessionCommand, reason: Reason | None) -> None:
+        if command is SessionCommand.FAIL_QUEUED_TURNS:
+            self.fail_queued(reason or Reason("session_faulted", "the session keeps crashing"))
+        elif command is SessionCommand.WITHDRAW_QUEUED_TURNS:
+            for turn in list(self.turns.queued):
+                self.turns.feed(turn, TurnEvent.DEADLINE_PASSED, reason)
+
+    def fail_queued(self, reason: Reason) -> None:
+        """No queued turn can run."""
+        for turn in list(self.turns.queued):
+            self.turns.feed(turn, TurnEvent.SESSION_FAULTED, reason)
+
+    def dispatch_next(self) -> None:
+        """Give a ready and idle CLI the next queued turn."""
+        instance = self.instance
+        if (
+            instance is None
+            or instance.state is not InstanceState.READY
+            or instance.cli_state != "idle"
+            or self.turns.open_turn is not None
+            or self.state is not SessionState.LIVE
+        ):
+            return
+        if self.turns.queued:
+            self.turns.dispatch_first(instance.id)
+            instance.machine.feed(InstanceEvent.TURN_STARTED)
+            instance.turns += 1
+            self.log.change(PatchInstance(instance.id, {"turns": instance.turns}))
+        else:
+            self.idleness.watch()
+
+    def _arm_backoff(self) -> None:
+        delay = self.crashes.delay_seconds(random.random())
+        loop = asyncio.get_running_loop()
+        self._cooling_timer = loop.call_later(delay, self._cooled)
+
+    def _cooled(self) -> None:
+        if self.state is SessionState.COOLING:
+            wanted = bool(self.turns.queued) and not self.around.is_stopping
+            self.feed(SessionEvent.WAKE_DUE if wanted else SessionEvent.REST_DUE)
+
+    # --- Effects of turns ---------------------------------------------------------------
+
+    def write_message(self, turn: Turn) -> None:
+        """See ``Delivery.message``."""
+        self.delivery.message(turn)
+
+    def send_interrupt(self, turn: Turn) -> None:
+        """See ``Delivery.interrupt``."""
+        self.delivery.interrupt(turn)
+
+    def close_permissions(self, turn: Turn) -> None:
+        """The turn has ended: nothing of it waits for an answer."""
+        self.approvals.close_all()
+
+    def stop_instance(self, reason: str) -> None:
+        """End the instance by the ladder, in the background."""
+        if self.instance is not None and not self.instance.has_exited:
+            graces = StopGraces(end_of_input=0, term=self.around.config.stop_grace_seconds)
+            self.around.tasks.start(self.instance.end(graces, reason), f"stop:{self.instance.id}")
+
+    def turn_ended(self, turn: Turn) -> None:
+        """Exactly once for each turn."""
+        self.approvals.close_all()
+        instance = self.instance
+        busy = instance is not None and instance.state in (InstanceState.BUSY, InstanceState.DRAINING)
+        if instance is not None and busy and self.turns.open_turn is None:
+            instance.machine.feed(InstanceEvent.TURN_ENDED)
+        self.dispatch_next()
+
+    # --- what the CLI tells ---------------------------------------------------------------
+
+    def lines_received(self, instance: Instance, lines: Sequence[Line]) -> None:
+        """Output of an instance; a late word of an earlier one is not ours any more."""
+        if instance is self.instance:
+            self._reader.read(instance, lines)
+
+    def turn_by_cli(self) -> None:
+        """The CLI began a turn that nobody asked for (background work ended, a resume)."""
+        instance = self.instance
+        record = TurnRecord(
+            turn_id=TurnId(str(uuid.uuid4())),
+            key=self.key,
+            number=self.next_turn_number,
+            state=TurnState.RUNNING,
+            origin="cli",
+            created_at=self.around.clock.wall(),
+            instance_id=instance.id if instance is not None else None,
+        )
+        self.next_turn_number += 1
+        self.turns.begin_by_cli(record)
+        if instance is not None and instance.machine.can(InstanceEvent.TURN_STARTED):
+            instance.machine.feed(InstanceEvent.TURN_STARTED)
+
+    def cli_is_idle(self) -> None:
+        """No turn is owed any more."""
+        self.dispatch_next()
+
+    def cli_session_is(self, cli_session: str | None) -> None:
+        """The CLI's own id of the conversation: what a resume needs. It can change."""
+        if cli_session and cli_session != self.record.cli_session:
+            self.patch(cli_session=cli_session)
+
+    def permission_mode_is(self, mode: str) -> None:
+        """The mode changed in the CLI (a plan was approved): keep it for the next instance."""
+        if mode != self.record.permission_mode and mode in self.around.config.permission_modes:
+            self.patch(permission_mode=mode)
+
+    def note_usage(self, frame: Result) -> None:
+        """What the last result said of tokens and cost."""
+        self.usage = {"last_turn": dict(frame.usage), "cost_usd": frame.total_cost_usd}
+
+    # --- the end of an instance -----------------------------------------------------------
+
+    def instance_exited(self, instance: Instance, status: ExitStatus, stderr_tail: str) -> None:
+        """The process is really gone."""
+        if instance is self.instance:
+            instance_ended(self, instance, status)
+
+    def keeper_lost(self, instance: Instance) -> None:
+        """The keeper died: what the instance had printed is read through the next keeper."""
+        if instance is self.instance:
+            self.around.tasks.start(self.waking.after_keeper(instance), f"keeper-lost:{self.key}")
+
+    def quiet(self) -> None:
+        """The server stops: no timer of this session fires any more."""
+        self.idleness.stop()
+        self.turns.cancel_timers()
+        if self._cooling_timer is not None:
+            self._cooling_timer.cancel()
+
+    def _committed(self, instance_id: str, offset: int) -> None:
+        instance = self.instance
+        if instance is not None and instance.id == instance_id and instance.handle is not None:
+            instance.handle.committed(offset)
+
+
+def _settled(state: SessionState) -> SessionState:
+    """The state in which a session that nobody works on is found after a restart."""
+    if state in (SessionState.WAKING, SessionState.LIVE, SessionState.COOLING):
+        return SessionState.PARKED
+    return state

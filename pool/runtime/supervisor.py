@@ -1,0 +1,300 @@
+"""All sessions of one pool: found or made, taken over after a restart, evicted, brought to an end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+
+from pool.errors import Conflict, KeeperUnavailable, NotFound, PoolError, QuotaExceeded
+from pool.launch.base import InstanceListing, StopGraces
+from pool.lifecycle.session import SessionEvent
+from pool.model import (
+    BEGINNING,
+    InstanceId,
+    InstanceState,
+    Reason,
+    SessionKey,
+    SessionState,
+    UserId,
+)
+from pool.policy.eviction import InstanceFacts
+from pool.runtime.instance import Instance
+from pool.runtime.session import Session
+from pool.runtime.surroundings import Surroundings
+from pool.store.base import OpenWork, PutSession, SessionRecord
+
+_log = logging.getLogger(__name__)
+_KEEPER_BACKOFF_SECONDS = (0.0, 0.2, 0.5, 1.0, 2.0, 5.0)
+
+
+class Supervisor:
+    """Owner of every ``Session`` in memory."""
+
+    def __init__(self, surroundings: Surroundings) -> None:
+        self.around = surroundings
+        self.sessions: dict[SessionKey, Session] = {}
+        self.on_user_busy: Callable[[UserId], None] = lambda _user: None
+        self._loading: dict[SessionKey, asyncio.Lock] = {}
+        surroundings.instance_ended = self.forget_later
+        surroundings.slots.evict = self._evict
+        surroundings.slots.candidates = self._facts
+        surroundings.slots.leaving = self._leaving
+        surroundings.launcher.on_lost(self._keeper_lost)
+
+    # --- sessions -----------------------------------------------------------------------
+
+    def live_instances(self, user_id: UserId | None = None) -> list[Instance]:
+        """Every instance that has not exited."""
+        return [
+            session.instance
+            for session in self.sessions.values()
+            if session.instance is not None and (user_id is None or session.key.user_id == user_id)
+        ]
+
+    async def find(self, key: SessionKey) -> Session | None:
+        """The session, loaded from the store if need be; None when there is none."""
+        session = self.sessions.get(key)
+        if session is not None:
+            return session
+        async with self._loading.setdefault(key, asyncio.Lock()):
+            session = self.sessions.get(key)
+            if session is None:
+                record = await self.around.store.get_session(key)
+                if record is not None:
+                    session = await self._load(record)
+        self._loading.pop(key, None)
+        return session
+
+    async def get(self, key: SessionKey) -> Session:
+        """The session. Raises ``NotFound``."""
+        session = await self.find(key)
+        if session is None:
+            raise NotFound(f"there is no session {key.session_id!r}")
+        return session
+
+    async def get_or_create(self, key: SessionKey, template: SessionRecord) -> tuple[Session, bool]:
+        """The session, made from ``template`` if there is none: (session, was it made).
+
+        Raises ``QuotaExceeded`` at ``max_sessions`` and ``Conflict`` for an id
+        that differs from another one only in case.
+        """
+        session = await self.find(key)
+        if session is not None:
+            return session, False
+        limit = self.around.config.quotas.for_user(key.user_id).max_sessions
+        if limit is not None and await self.around.store.count_sessions(key.user_id) >= limit:
+            raise QuotaExceeded(
+                f"quota exceeded: {key.user_id} may have {limit} sessions; archive one",
+                details={"quota": "max_sessions", "limit": limit},
+            )
+        try:
+            await self.around.store.commit([PutSession(template)])
+        except Conflict:
+            session = await self.find(key)
+            if session is None:
+                raise
+            return session, False
+        session = await self.get(key)
+        return session, True
+
+    async def _load(self, record: SessionRecord) -> Session:
+        number = await self.around.store.next_turn_number(record.key)
+        session = Session(record, self.around, number)
+        for instance in await self.around.store.exited_instances(record.key):
+            session.replay.spools[instance.ordinal] = instance.instance_id
+        self.sessions[record.key] = session
+        return session
+
+    def new_record(
+        self, key: SessionKey, template: str, title: str | None, model: str | None, permission_mode: str
+    ) -> SessionRecord:
+        """The row of a session that is about to be made."""
+        now = self.around.clock.wall()
+        return SessionRecord(
+            key=key,
+            title=title or "",
+            state=SessionState.PARKED,
+            template=template,
+            model=model,
+            permission_mode=permission_mode,
+            cli_session=None,
+            created_at=now,
+            last_active_at=now,
+            position=BEGINNING,
+        )
+
+    # --- after a restart ------------------------------------------------------------------
+
+    async def attach(self) -> None:
+        """Claim an epoch above every other, attach to the keeper, take running instances over."""
+        around = self.around
+        epoch = await around.store.claim_epoch(1)
+        in_force = await around.launcher.open(epoch)
+        if in_force > epoch:
+            epoch = await around.store.claim_epoch(in_force)
+        around.epoch = epoch
+        around.keeper_is_back.set()
+        listings = {listing.instance_id: listing for listing in await around.launcher.list()}
+        work = await around.store.open_work()
+        known = {record.instance_id for item in work for record in item.instances}
+        await asyncio.gather(*(self._adopt(item, listings) for item in work))
+        await self._end_strangers(listings, known)
+        self._schedule_forgetting(listings.values())
+
+    async def _adopt(self, work: OpenWork, listings: dict[InstanceId, InstanceListing]) -> None:
+        session = await self._load(work.session)
+        listing = listings.get(work.instances[-1].instance_id) if work.instances else None
+        try:
+            await session.waking.adopt(work, listing)
+        except PoolError:
+            _log.exception("session %s could not be taken over", session.key)
+
+    async def _end_strangers(
+        self, listings: dict[InstanceId, InstanceListing], known: set[InstanceId]
+    ) -> None:
+        """A live instance that no row speaks of: its server died before the row was committed."""
+        for instance_id, listing in listings.items():
+            if listing.exit_status is None and instance_id not in known:
+                _log.warning("instance %s belongs to no session and is ended", instance_id)
+                sink = _Stranger()
+                handle = await self.around.launcher.attach(instance_id, listing.end_offset, sink)
+                await handle.stop(StopGraces(end_of_input=0, term=1))
+
+    def _schedule_forgetting(self, listings: Iterable[InstanceListing]) -> None:
+        for listing in listings:
+            if listing.exit_status is not None:
+                self.forget_later(listing.instance_id)
+
+    def forget_later(self, instance_id: InstanceId) -> None:
+        """Keep an ended instance's spool for replay, then remove it."""
+        delay = self.around.config.delta_retention_seconds
+        asyncio.get_running_loop().call_later(delay, self._forget, instance_id)
+
+    def _forget(self, instance_id: InstanceId) -> None:
+        if not self.around.is_stopping:
+            self.around.tasks.start(self.around.launcher.forget(instance_id), f"forget:{instance_id}")
+
+    # --- the keeper's death ----------------------------------------------------------------
+
+    def _keeper_lost(self) -> None:
+        if self.around.is_stopping or not self.around.keeper_is_back.is_set():
+            return
+        self.around.keeper_is_back.clear()
+        _log.error("the keeper is gone, and every instance with it; starting another one")
+        self.around.tasks.start(self._reopen(), "keeper-reopen")
+
+    async def _reopen(self) -> None:
+        for attempt in range(1_000_000):
+            delay = _KEEPER_BACKOFF_SECONDS[min(attempt, len(_KEEPER_BACKOFF_SECONDS) - 1)]
+            await asyncio.sleep(delay)
+            if self.around.is_stopping:
+                return
+            try:
+                epoch = await self.around.store.claim_epoch(self.around.epoch + 1)
+                self.around.epoch = max(await self.around.launcher.open(epoch), epoch)
+            except KeeperUnavailable as error:
+                _log.error("no keeper yet: %s", error)
+            else:
+                self.around.keeper_is_back.set()
+                return
+
+    # --- capacity ----------------------------------------------------------------------------
+
+    def _facts(self) -> list[InstanceFacts]:
+        """What matters about every live instance when a slot is wanted."""
+        return [
+            InstanceFacts(
+                instance_id=session.instance.id,
+                user_id=session.key.user_id,
+                state=session.instance.state,
+                idle_since=session.idleness.since,
+                started_at=session.instance.started_at,
+                has_open_turn=session.turns.open_turn is not None or bool(session.turns.queued),
+                has_background_work=bool(session.instance.background),
+                is_pinned=session.state is not SessionState.LIVE,
+            )
+            for session in self.sessions.values()
+            if session.instance is not None
+        ]
+
+    def _leaving(self) -> set[SessionKey]:
+        return {
+            session.key
+            for session in self.sessions.values()
+            if session.instance is not None and session.instance.state is InstanceState.STOPPING
+        }
+
+    def _evict(self, instance_id: InstanceId) -> None:
+        """Park an idle session because a waiter needs the slot."""
+        for session in self.sessions.values():
+            if session.instance is not None and session.instance.id == instance_id and session.is_idle:
+                session.idleness.park("evicted for somebody who waits")
+                return
+
+    # --- the end -------------------------------------------------------------------------------
+
+    async def stop_session(self, session: Session, reason: str) -> bool:
+        """End the session's instance; True once every process is really gone."""
+        if session.waking.is_under_way:
+            try:
+                await session.waking.instance(may_wait=False)
+            except PoolError:
+                return False
+        instance = session.instance
+        if instance is None or instance.has_exited:
+            return False
+        session.interrupt(Reason("instance_stopped", f"the instance was stopped: {reason}"))
+        grace = self.around.config.stop_grace_seconds
+        await instance.end(StopGraces(end_of_input=min(grace, 2.0), term=grace), reason)
+        await session.log.settled()
+        return instance.has_exited
+
+    async def drain(self, timeout_seconds: float) -> None:
+        """Let open turns end by themselves until the deadline; queued ones are kept for later."""
+        deadline = asyncio.get_running_loop().time() + timeout_seconds
+        while asyncio.get_running_loop().time() < deadline:
+            if not any(session.turns.open_turn is not None for session in self.sessions.values()):
+                return
+            await asyncio.sleep(0.02)
+
+    async def end_all(self) -> None:
+        """End every instance, side by side."""
+        self.around.is_stopping = True
+        sessions = list(self.sessions.values())
+        await asyncio.gather(
+            *(self.stop_session(session, "the server stops") for session in sessions),
+            return_exceptions=True,
+        )
+
+    async def aclose(self) -> None:
+        """Store what is left; no timer and no task of a session goes on."""
+        for session in self.sessions.values():
+            session.quiet()
+        await self.around.tasks.aclose(timeout_seconds=2.0)
+        await asyncio.gather(*(session.log.aclose() for session in self.sessions.values()))
+        for session in self.sessions.values():
+            for subscription in tuple(session.channel.subscriptions):
+                subscription.close()
+
+    def archive(self, session: Session) -> None:
+        """Take the session out of the list and stop its instance."""
+        session.feed(SessionEvent.ARCHIVE_REQUESTED)
+        session.log.flush()
+
+    def count(self, state: InstanceState) -> int:
+        """How many instances are in ``state``."""
+        return sum(instance.state is state for instance in self.live_instances())
+
+
+class _Stranger:
+    """The sink of an instance that nobody wants."""
+
+    def data_received(self, offset: int, data: bytes) -> None:
+        """Dropped."""
+
+    def exited(self, status: object, stderr_tail: str) -> None:
+        """Good."""
+
+    def launcher_lost(self) -> None:
+        """Then it is gone as well."""

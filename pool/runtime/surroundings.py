@@ -1,0 +1,69 @@
+"""What every session of one pool shares."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+from pool.clock import Clock
+from pool.config import PoolConfig
+from pool.launch.base import Launcher
+from pool.model import InstanceId
+from pool.runtime.slots import Slots
+from pool.store.base import Store
+from pool.workspace.workspaces import Workspaces
+
+_log = logging.getLogger(__name__)
+
+
+class Tasks:
+    """The owner of every task of the pool: named, kept, its failure read and logged."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def spawn(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+        """Run ``work`` until it ends or the pool does."""
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def start(self, work: Coroutine[Any, Any, Any], name: str) -> None:
+        """Run ``work``; nobody waits for it."""
+        self.spawn(work, name).add_done_callback(lambda _task: None)
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            _log.error("%s failed", task.get_name(), exc_info=task.exception())
+
+    async def aclose(self, timeout_seconds: float) -> None:
+        """Let the tasks end, then cancel what is left."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=timeout_seconds)
+        left = list(self._tasks)
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+
+
+@dataclass(slots=True)
+class Surroundings:
+    """The adapters, limits and figures that sessions work with. ``epoch`` is set when attached."""
+
+    config: PoolConfig
+    clock: Clock
+    store: Store
+    launcher: Launcher
+    workspaces: Workspaces
+    slots: Slots
+    spawn_gate: asyncio.Semaphore
+    tasks: Tasks = field(default_factory=Tasks)
+    keeper_is_back: asyncio.Event = field(default_factory=asyncio.Event)
+    epoch: int = 0
+    is_stopping: bool = False
+    instance_ended: Callable[[InstanceId], None] = lambda _instance: None
