@@ -74,10 +74,10 @@ def read_conversation(body: Mapping[str, Any]) -> Conversation:
     """Understand the body of ``POST /v1/messages``; odd parts are skipped, never an error."""
     messages = [m for m in _sequence(body.get("messages")) if isinstance(m, Mapping)]
     system = _text_of(body.get("system"))
-    environment = "\n".join([system, *(_text_of(m.get("content")) for m in messages)])
+    told = [_text_of(message.get("content")) for message in messages if message.get("role") == "system"]
     asked, turn_start = _asked(messages)
     outcomes, answered = _since(messages[turn_start:])
-    cwd = _CWD.search(environment)
+    cwd = _CWD.search("\n".join([system, *told]))
     max_tokens = body.get("max_tokens")
     return Conversation(
         asked=tuple(asked),

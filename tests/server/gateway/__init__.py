@@ -1,0 +1,1 @@
+"""Tests of the model gateway and its demo model."""
