@@ -1,0 +1,178 @@
+"""The directories of each user: the workspace, and the home with the CLI's configuration."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from uuid import UUID
+
+from pool.errors import PoolError
+from pool.names import check_name
+from pool.workspace.paths import open_below, refusal_of, resolve_below, user_directory
+from pool.workspace.templates import DESCRIPTION_FILE, Template, Templates
+from pool.workspace.trees import Usage, copy_missing, directory, measure, remove_tree
+
+DEFAULT_TEMPLATE = "default"
+
+_LEAVE_OUT = frozenset({DESCRIPTION_FILE, ".gitkeep", ".git"})
+_MAX_ENTRIES = 2_000_000
+
+
+def shipped_templates() -> Path:
+    """The templates that come with the program, beside the ``pool`` package."""
+    return Path(__file__).resolve().parents[2] / "workspaces_template"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkspacePaths:
+    """Where a user's things are on this host. ``config`` is the CLI's, in the home."""
+
+    workspace: Path
+    home: Path
+    config: Path
+
+    def has_transcript(self, cli_session: str) -> bool:
+        """Has the CLI a transcript of this session (a UUID), so that it can be resumed?
+
+        The name of the directory in between depends on where the sandbox
+        shows the workspace, so every one is looked at.
+        """
+        try:
+            file = f"{UUID(cli_session)}.jsonl"
+            projects = open_below(self.home, ".claude/projects", os.O_RDONLY | os.O_DIRECTORY)
+        except (ValueError, PoolError):
+            return False
+        try:
+            return any(_is_file(projects, f"{name}/{file}") for name in os.listdir(projects))
+        finally:
+            os.close(projects)
+
+
+def _is_file(directory_: int, path: str) -> bool:
+    try:
+        descriptor = resolve_below(directory_, path)
+    except PoolError:
+        return False
+    try:
+        return stat.S_ISREG(os.fstat(descriptor).st_mode)
+    finally:
+        os.close(descriptor)
+
+
+class Workspaces:
+    """Makes and removes the directories below ``data_dir``. Blocking: call it in a thread.
+
+    ``templates_dir`` None: the shipped ones. Errors of the file system come
+    as the ``PoolError`` that ``paths.refusal_of`` makes of them.
+    """
+
+    def __init__(self, data_dir: Path, templates_dir: Path | None = None) -> None:
+        self._workspaces = data_dir / "workspaces"
+        self._homes = data_dir / "homes"
+        self._begun = data_dir / "begun"
+        self._templates = Templates(templates_dir or shipped_templates())
+        # Two new users whose ids differ only in case must not both find no other.
+        self._making = threading.Lock()
+
+    def template(self, name: str) -> Template:
+        """What sessions of this template get. Raises ``InvalidName``, ``NotFound`` or ``BadRequest``."""
+        return self._templates.load(name)
+
+    def template_names(self) -> list[str]:
+        """The templates that there are, sorted."""
+        return self._templates.names()
+
+    def paths(self, user_id: str) -> WorkspacePaths:
+        """Where the user's directories are, made or not. Raises ``InvalidName`` or ``Conflict``."""
+        home = user_directory(self._homes, user_id)
+        return WorkspacePaths(user_directory(self._workspaces, user_id), home, home / ".claude")
+
+    def ensure(self, user_id: str, template: str = DEFAULT_TEMPLATE) -> WorkspacePaths:
+        """Make what is missing of the user's directories, all 0700, and return them.
+
+        A workspace gets the files of a template once: nothing that exists is
+        overwritten, no symbolic link followed, and what the user deletes does
+        not come back. Raises ``InvalidName``, ``NotFound`` (no such template)
+        or ``Conflict``.
+        """
+        source = self._templates.path(template)
+        check_name(user_id, "user_id")
+        try:
+            with self._making:
+                return self._ensure(user_id, template, source)
+        except OSError as error:
+            raise refusal_of(error) from error
+
+    def _ensure(self, user_id: str, template: str, source: Path) -> WorkspacePaths:
+        self._workspaces.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+        for parent, mode in ((self._workspaces, 0o711), (self._homes, 0o711), (self._begun, 0o700)):
+            with directory(parent, mode=mode):
+                pass
+        paths = self.paths(user_id)
+        with directory(paths.home) as (home, _made), directory(".claude", below=home):
+            pass
+        record = user_directory(self._begun, user_id)
+        with directory(paths.workspace) as (workspace, made), directory(record) as (begun, _made):
+            if made or not _is_noted(begun, template):
+                copy_missing(source, workspace, leave_out=_LEAVE_OUT)
+                _note(begun, template)
+        return paths
+
+    def measure(self, user_id: str, *, max_entries: int = _MAX_ENTRIES) -> Iterator[Usage]:
+        """Count what the user's workspace and home take, in slices; the last item is the result."""
+        paths = self.paths(user_id)
+        done = Usage(0, 0, complete=True)
+        for root in (paths.workspace, paths.home):
+            before = done
+            for usage in measure(root, max_entries=max(1, max_entries - before.entries)):
+                done = before.plus(usage)
+                yield replace(done, complete=False)
+        yield done
+
+    def size_bytes(self, user_id: str) -> int:
+        """What the user's workspace and home take on disk; 0 for a user without any."""
+        size = 0
+        for usage in self.measure(user_id):
+            size = usage.bytes
+        return size
+
+    def remove(self, user_id: str) -> None:
+        """Remove all of the user's directories; none is fine. Nothing may live on them.
+
+        Raises ``PoolError`` when something cannot be removed; the rest is gone
+        then, and calling it again goes on.
+        """
+        name = check_name(user_id, "user_id")
+        failures: list[OSError] = []
+        with self._making:
+            for parent in (self._begun, self._workspaces, self._homes):
+                failures.extend(_remove(parent, name))
+        if failures:
+            raise PoolError(f"the files of {name} could not all be removed: {failures[0].strerror}") from (
+                failures[0]
+            )
+
+
+def _remove(parent: Path, name: str) -> list[OSError]:
+    try:
+        with directory(parent) as (descriptor, _made):
+            remove_tree(descriptor, name)
+    except OSError as error:
+        return [error]
+    return []
+
+
+def _is_noted(begun: int, template: str) -> bool:
+    try:
+        os.stat(template, dir_fd=begun, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _note(begun: int, template: str) -> None:
+    os.close(os.open(template, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=begun))
