@@ -76,7 +76,12 @@ async def _follow(channel: socket.socket, listeners: Listeners) -> None:
     """Do what the keeper orders until it closes the channel."""
     async for order in orders(channel):
         if isinstance(order, Listen):
-            await listeners.listen(Caller(order.instance, order.labels), order.listener)
+            try:
+                await listeners.listen(Caller(order.instance, order.labels), order.listener)
+            except OSError as error:
+                order.listener.close()
+                fields = {"instance": order.instance, "reason": str(error)}
+                _log.exception("cannot listen", extra={"fields": fields})
         else:
             await listeners.end(order.instance)
 

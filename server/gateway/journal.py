@@ -12,9 +12,11 @@ import os
 from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
+from traceback import extract_tb
 
 _MAX_BYTES = 16 * 1024 * 1024
-_LOGGER = "server.gateway"
+# What the libraries complain about belongs here too.
+_LOGGERS = ("server.gateway", "aiohttp", "asyncio")
 
 
 class _JsonLines(logging.Formatter):
@@ -22,12 +24,14 @@ class _JsonLines(logging.Formatter):
         line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
-            "event": record.getMessage(),
+            # One line: what asyncio adds below may show an exception with its headers.
+            "event": record.getMessage().partition("\n")[0],
             **getattr(record, "fields", {}),
         }
         if record.exc_info and record.exc_info[0] is not None:
-            # The type only: an exception's text may quote what was sent.
+            # Type and place only: an exception's text may quote what was sent.
             line["error"] = record.exc_info[0].__name__
+            line["at"] = [f"{Path(f.filename).name}:{f.lineno}" for f in extract_tb(record.exc_info[2])]
         return json.dumps(line, ensure_ascii=False, default=str)
 
 
@@ -52,14 +56,14 @@ def open_journal(data_dir: Path) -> logging.Handler:
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     file = _PrivateFile(directory / "gateway.log", maxBytes=_MAX_BYTES, backupCount=1)
     file.setFormatter(_JsonLines())
-    logger = logging.getLogger(_LOGGER)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    logger.addHandler(file)
+    for name in _LOGGERS:
+        logging.getLogger(name).addHandler(file)
+    logging.getLogger("server.gateway").setLevel(logging.INFO)
     return file
 
 
 def close_journal(file: logging.Handler) -> None:
     """Stop writing to it and close the file."""
-    logging.getLogger(_LOGGER).removeHandler(file)
+    for name in _LOGGERS:
+        logging.getLogger(name).removeHandler(file)
     file.close()

@@ -43,6 +43,7 @@ class Listeners:
             functools.partial(self._answer, caller),
             handler_cancellation=True,
             access_log=None,
+            logger=_log,
             auto_decompress=False,
             max_field_size=_MAX_HEADER_BYTES,
         )

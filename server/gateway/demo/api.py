@@ -18,7 +18,7 @@ from server.gateway.demo.speech import MODEL_ID
 from server.gateway.demo.stream import events, message_body, tokens_in
 from server.gateway.errors import error_body
 
-MAX_BODY_BYTES = 256 * 1024 * 1024
+MAX_BODY_BYTES = 128 * 1024 * 1024
 _PARSE_IN_THREAD_BYTES = 1024 * 1024
 _SSE = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
 _MODEL = {

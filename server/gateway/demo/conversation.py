@@ -13,10 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-_WRAPPED = re.compile(
+_WRAPPER = re.compile(
     r"<(system-reminder|local-command-stdout|local-command-stderr|local-command-caveat"
-    r"|command-name|command-message|command-args|bash-stdout|bash-stderr)>.*?</\1>",
-    re.DOTALL,
+    r"|command-name|command-message|command-args|bash-stdout|bash-stderr)>"
 )
 _NOTICES = (
     "[Request interrupted by user",
@@ -134,11 +133,29 @@ def _since(messages: Sequence[Mapping[str, Any]]) -> tuple[list[ToolOutcome], st
 
 def _own_words(text: str) -> list[str]:
     """What of ``text`` the user wrote; of a compacted conversation, what its summary kept of that."""
-    words = _WRAPPED.sub("", text).strip()
+    words = _unwrapped(text).strip()
     if words.startswith(_SUMMARY):
         _, _, kept = words.partition(SUMMARY_HEAD)
         return _REMEMBERED.findall(kept.partition("\n\n")[0])
     return [] if not words or words.startswith(_NOTICES) else [words]
+
+
+def _unwrapped(text: str) -> str:
+    """``text`` without the CLI's wrapped parts; linear, whatever a user writes."""
+    kept: list[str] = []
+    start = 0
+    unclosed: set[str] = set()
+    for match in _WRAPPER.finditer(text):
+        closing = f"</{match[1]}>"
+        if match.start() < start or closing in unclosed:
+            continue
+        end = text.find(closing, match.end())
+        if end < 0:
+            unclosed.add(closing)
+            continue
+        kept.append(text[start : match.start()])
+        start = end + len(closing)
+    return "".join([*kept, text[start:]])
 
 
 def _tool_names(body: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
