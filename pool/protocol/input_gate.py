@@ -9,13 +9,16 @@ only (``tests/pool/protocol/input_corpus.py`` checks both):
 3. Its ``type`` is one of these, with at least these parts:
 
    - ``user``: ``message`` is an object with ``role`` "user" and ``content``, a
-     string or a list of objects, not empty.
-   - ``control_request``: ``request_id`` is a string, not empty; ``request`` is
-     an object whose ``subtype`` is a string, not empty.
-   - ``control_response``: ``response`` is an object whose ``request_id`` is a
-     string, not empty.
-   - ``control_cancel_request``: ``request_id`` is a string, not empty.
+     string or a list.
+   - ``control_request``: ``request_id`` is a string, ``request`` is an object
+     whose ``subtype`` is a string.
+   - ``control_response``: ``response`` is an object whose ``request_id`` and
+     ``subtype`` are strings.
+   - ``control_cancel_request``: ``request_id`` is a string.
    - ``keep_alive``.
+
+What a user's message may hold is a matter of ``pool.protocol.content``: this
+rule only keeps the process alive.
 """
 
 from __future__ import annotations
@@ -53,44 +56,37 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-def _is_id(value: object) -> bool:
-    return isinstance(value, str) and value != ""
-
-
 def _check_user(value: dict[str, Any]) -> str | None:
     message = value.get("message")
     if not isinstance(message, dict) or message.get("role") != "user":
         return "message must be an object with role 'user'"
-    content = message.get("content")
-    if isinstance(content, list) and all(isinstance(block, dict) for block in content) and content:
-        return None
-    return None if _is_id(content) else "content must be text or a list of blocks, not empty"
+    if not isinstance(message.get("content"), str | list):
+        return "content must be text or a list of blocks"
+    return None
 
 
 def _check_request(value: dict[str, Any]) -> str | None:
     request = value.get("request")
-    if not _is_id(value.get("request_id")):
-        return "request_id must be a string"
-    if not isinstance(request, dict) or not _is_id(request.get("subtype")):
+    if not isinstance(request, dict) or not isinstance(request.get("subtype"), str):
         return "request must be an object with a subtype"
-    return None
+    return _check_id(value)
 
 
 def _check_response(value: dict[str, Any]) -> str | None:
     response = value.get("response")
-    if not isinstance(response, dict) or not _is_id(response.get("request_id")):
-        return "response must be an object with a request_id"
-    return None
+    if not isinstance(response, dict) or not isinstance(response.get("subtype"), str):
+        return "response must be an object with a subtype"
+    return _check_id(response)
 
 
-def _check_cancel(value: dict[str, Any]) -> str | None:
-    return None if _is_id(value.get("request_id")) else "request_id must be a string"
+def _check_id(value: dict[str, Any]) -> str | None:
+    return None if isinstance(value.get("request_id"), str) else "request_id must be a string"
 
 
 _CHECKS: dict[str, Callable[[dict[str, Any]], str | None]] = {
     "user": _check_user,
     "control_request": _check_request,
     "control_response": _check_response,
-    "control_cancel_request": _check_cancel,
+    "control_cancel_request": _check_id,
     "keep_alive": lambda _: None,
 }
