@@ -1,0 +1,100 @@
+"""The keeper's program: ``python -I -m pool.keeper --data DIR --runtime DIR …``.
+
+Exit codes: 0 ended as told, 1 could not serve or something outlived KILL,
+2 wrong usage, 3 another keeper has this data directory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pool.keeper.log import Log
+from pool.keeper.program import HeldElsewhere, Program, Settings
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a keeper until it is told to leave; see the module for the exit codes."""
+    options = _parse(arguments)
+    if options.detach:
+        return _detach(options)
+    return _serve(options, None)
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="pool.keeper", description="Holds the CLIs of this host.")
+    parser.add_argument("--data", type=Path, required=True, help="the data directory")
+    parser.add_argument("--runtime", type=Path, required=True, help="the short directory for sockets")
+    parser.add_argument("--lease", type=float, required=True, help="seconds to live without a server")
+    parser.add_argument("--spool-max", type=int, required=True, help="bytes of uncommitted output")
+    parser.add_argument("--segment", type=int, required=True, help="bytes of a spool segment")
+    parser.add_argument("--gateway-command", type=json.loads, help="the gateway's program, a JSON list")
+    parser.add_argument("--detach", action="store_true", help="return once the keeper listens")
+    return parser.parse_args(arguments)
+
+
+def _serve(options: argparse.Namespace, ready_fd: int | None) -> int:
+    settings = Settings(
+        data_dir=options.data.absolute(),
+        runtime_dir=options.runtime.absolute(),
+        lease_seconds=options.lease,
+        spool_max_bytes=options.spool_max,
+        segment_bytes=options.segment,
+        gateway_command=options.gateway_command,
+    )
+    (settings.data_dir / "keeper").mkdir(mode=0o700, parents=True, exist_ok=True)
+    log = Log(settings.data_dir / "keeper" / "keeper.log")
+    try:
+        program = Program(settings, log)
+        program.open()
+    except HeldElsewhere as error:
+        return _fail(log, ready_fd, str(error), 3)
+    except OSError as error:
+        return _fail(log, ready_fd, f"the keeper cannot start: {error}", 1)
+    if ready_fd is not None:
+        os.write(ready_fd, b"ready")
+        os.close(ready_fd)
+    return program.run()
+
+
+def _fail(log: Log, ready_fd: int | None, message: str, code: int) -> int:
+    log.write("not_started", error=message)
+    if ready_fd is None:
+        print(message, file=sys.stderr)
+    else:
+        os.write(ready_fd, message.encode())
+    return code
+
+
+def _detach(options: argparse.Namespace) -> int:
+    """Serve in a session of its own; return to the caller when it listens or has failed."""
+    ready_read, ready_write = os.pipe()
+    if os.fork() == 0:
+        code = 1
+        try:
+            os.close(ready_read)
+            os.setsid()
+            null = os.open(os.devnull, os.O_RDWR)
+            for fd in (0, 1, 2):
+                os.dup2(null, fd)
+            os.close(null)
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+            code = _serve(options, ready_write)
+        finally:
+            os._exit(code)
+    os.close(ready_write)
+    with os.fdopen(ready_read, "rb") as answer:
+        text = answer.read().decode(errors="replace")
+    if text == "ready":
+        return 0
+    print(text or "the keeper ended before it listened; see keeper/keeper.log", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,309 @@
+"""The server's end of the keeper's socket: asyncio, standard library only."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import socket
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from pool.keeper import wire
+
+_UCRED = struct.Struct("3i")
+_GRANT_BYTES = wire.DEFAULT_WINDOW_BYTES // 4
+
+
+class KeeperError(Exception):
+    """The keeper refused; ``code`` is stable, ``details`` are the answer's other keys."""
+
+    def __init__(self, code: str, message: str, details: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.details = dict(details or {})
+
+
+class ConnectionLost(KeeperError):
+    """The connection is gone: the keeper died, or another server took over."""
+
+    def __init__(self, message: str = "the connection to the keeper is lost") -> None:
+        super().__init__("connection_lost", message)
+
+
+class Sink(Protocol):
+    """Who receives an instance's output; called on the event loop, never awaited."""
+
+    def data_received(self, offset: int, data: bytes) -> None:
+        """Output that begins at ``offset``."""
+
+    def exited(self, code: int | None, signal: str | None, stderr_tail: str) -> None:
+        """The instance is gone; after all its output. Once."""
+
+    def launcher_lost(self) -> None:
+        """The connection is lost; nothing follows. Once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """What the keeper says first. ``instances`` are as ``list`` gives them."""
+
+    version: int
+    epoch: int
+    pid: int
+    boot_id: str
+    gateway_pid: int | None
+    instances: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """An instance on this connection; ``facts`` are those of ``list``."""
+
+    handle: int
+    facts: Mapping[str, Any]
+
+
+@dataclass(slots=True)
+class _Feed:
+    """Where the output of one handle goes, and how much of it was not granted again yet."""
+
+    sink: Sink
+    owed: int = 0
+
+
+class KeeperClient(asyncio.Protocol):
+    """One connection, attached by ``connect``.
+
+    ``on_lost(fenced_by)`` is called once when it is lost without ``close``;
+    ``fenced_by`` is the epoch of the server that took over, else None. Every
+    request raises ``KeeperError``, or ``ConnectionLost`` when it is.
+    """
+
+    def __init__(
+        self,
+        on_lost: Callable[[int | None], None],
+        on_event: Callable[[Mapping[str, Any]], None] | None = None,
+    ) -> None:
+        self.hello: Hello | None = None
+        self._on_lost = on_lost
+        self._on_event = on_event
+        self._decoder = wire.Decoder()
+        self._transport: asyncio.Transport | None = None
+        self._ids = itertools.count(1)
+        self._requests: dict[int, asyncio.Future[Any]] = {}
+        self._starting: dict[int, Sink] = {}
+        self._feeds: dict[int, _Feed] = {}
+        self._lines: dict[tuple[int, int], asyncio.Future[None]] = {}
+        self._fenced_by: int | None = None
+        self._is_closed = False
+        self._gone = asyncio.get_running_loop().create_future()
+
+    @classmethod
+    async def connect(
+        cls,
+        path: Path,
+        epoch: int,
+        on_lost: Callable[[int | None], None],
+        *,
+        on_event: Callable[[Mapping[str, Any]], None] | None = None,
+        versions: tuple[int, int] = (wire.VERSION_MIN, wire.VERSION_MAX),
+    ) -> KeeperClient:
+        """Connect and say hello. Raises ``OSError`` and ``KeeperError``; nothing is open then."""
+        loop = asyncio.get_running_loop()
+        _, client = await loop.create_unix_connection(lambda: cls(on_lost, on_event), str(path))
+        try:
+            answer = await client.request("hello", min=versions[0], max=versions[1], epoch=epoch)
+        except BaseException:
+            client.close()
+            raise
+        client.hello = Hello(
+            answer["version"],
+            answer["epoch"],
+            answer["pid"],
+            answer["boot_id"],
+            answer["gateway_pid"],
+            answer["instances"],
+        )
+        return client
+
+    @property
+    def is_lost(self) -> bool:
+        """Is the connection of no more use?"""
+        return self._transport is None
+
+    async def request(self, op: str, **fields: Any) -> dict[str, Any]:
+        """Send a request and wait for its answer."""
+        answer: dict[str, Any] = await self._ask(next(self._ids), op, fields)
+        return answer
+
+    async def start(self, request: Mapping[str, Any], sink: Sink) -> Attached:
+        """Start an instance; its output goes to ``sink`` from offset 0, even before this returns."""
+        return await self._open_stream("start", dict(request), sink)
+
+    async def attach(self, instance_id: str, offset: int, sink: Sink) -> Attached:
+        """Follow an instance, living or exited, from ``offset`` on."""
+        return await self._open_stream("attach", {"instance": instance_id, "offset": offset}, sink)
+
+    async def write(self, handle: int, line: bytes) -> None:
+        """Write a line to the CLI's stdin; returns when all of it is in the pipe."""
+        transport = self._live_transport()
+        sequence = next(self._ids)
+        future = asyncio.get_running_loop().create_future()
+        self._lines[handle, sequence] = future
+        transport.write(wire.encode_input(handle, sequence, line))
+        try:
+            await future
+        finally:
+            self._lines.pop((handle, sequence), None)
+
+    async def read(self, instance_id: str, offset: int, limit: int) -> tuple[int, bytes]:
+        """Spooled output: (offset of the first byte, bytes)."""
+        fields = {"instance": instance_id, "offset": offset, "limit": limit}
+        answer: tuple[int, bytes] = await self._ask(next(self._ids), "read", fields)
+        return answer
+
+    def tell(self, op: str, **fields: Any) -> None:
+        """Send a request that needs no answer; without effect when the connection is lost."""
+        if self._transport is not None:
+            self._transport.write(wire.encode_json({"op": op, **fields}))
+
+    def close(self) -> None:
+        """Close without telling anybody."""
+        self._is_closed = True
+        if self._transport is not None:
+            self._transport.close()
+
+    async def wait_closed(self) -> None:
+        """Return when the connection is closed."""
+        await asyncio.shield(self._gone)
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The transport is there."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Frames from the keeper."""
+        for kind, payload in self._decoder.feed(data):
+            if kind == wire.KIND_OUTPUT:
+                self._output(payload)
+            elif kind == wire.KIND_READ:
+                request, offset, content = wire.decode_read(payload)
+                self._resolve(request, (offset, content))
+            else:
+                self._message(wire.decode_json(payload))
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        """The keeper is gone, or ``close`` was called."""
+        self._transport = None
+        waiting = [*self._requests.values(), *self._lines.values()]
+        self._requests.clear()
+        self._lines.clear()
+        for future in waiting:
+            if not future.done():
+                future.set_exception(ConnectionLost())
+        feeds = [*self._feeds.values()]
+        self._feeds.clear()
+        self._starting.clear()
+        self._gone.set_result(None)
+        if not self._is_closed:
+            for feed in feeds:
+                feed.sink.launcher_lost()
+            self._on_lost(self._fenced_by)
+
+    # what came
+
+    def _output(self, payload: bytes) -> None:
+        handle, offset, data = wire.decode_stream(payload)
+        feed = self._feeds.get(handle)
+        if feed is None:
+            return
+        feed.sink.data_received(offset, data)
+        feed.owed += len(data)
+        if feed.owed >= _GRANT_BYTES:
+            self.tell("credit", handle=handle, bytes=feed.owed)
+            feed.owed = 0
+
+    def _message(self, message: dict[str, Any]) -> None:
+        request = message.get("re")
+        if request is not None:
+            sink = self._starting.pop(request, None)
+            if sink is not None and "handle" in message:
+                # in the same step as the answer is read: output may follow in the same packet
+                self._feeds[message["handle"]] = _Feed(sink)
+            self._resolve(request, message)
+        else:
+            self._event(message)
+
+    def _resolve(self, request: int, answer: Any) -> None:
+        future = self._requests.pop(request, None)
+        if future is None or future.done():
+            return
+        if isinstance(answer, dict) and "error" in answer:
+            future.set_exception(_error(answer))
+        else:
+            future.set_result(answer)
+
+    def _event(self, message: dict[str, Any]) -> None:
+        event = message.get("event")
+        if event == "written":
+            future = self._lines.pop((message["handle"], message["seq"]), None)
+            if future is not None and not future.done():
+                if "error" in message:
+                    future.set_exception(_error(message))
+                else:
+                    future.set_result(None)
+        elif event == "exit":
+            feed = self._feeds.pop(message["handle"], None)
+            if feed is not None:
+                feed.sink.exited(message["code"], message["signal"], message["stderr_tail"])
+        elif event == "fenced":
+            self._fenced_by = message["epoch"]
+        if self._on_event is not None:
+            self._on_event(message)
+
+    # what goes
+
+    async def _open_stream(self, op: str, fields: dict[str, Any], sink: Sink) -> Attached:
+        request = next(self._ids)
+        self._starting[request] = sink
+        try:
+            answer = await self._ask(request, op, fields)
+        finally:
+            self._starting.pop(request, None)
+        return Attached(answer["handle"], answer)
+
+    async def _ask(self, request: int, op: str, fields: Mapping[str, Any]) -> Any:
+        transport = self._live_transport()
+        future = asyncio.get_running_loop().create_future()
+        self._requests[request] = future
+        transport.write(wire.encode_json({"id": request, "op": op, **fields}))
+        try:
+            return await future
+        finally:
+            self._requests.pop(request, None)
+
+    def _live_transport(self) -> asyncio.Transport:
+        if self._transport is None:
+            raise ConnectionLost
+        return self._transport
+
+
+def peer_pid(path: Path) -> int | None:
+    """The pid of the process that listens on a unix socket, None when nobody does."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe, contextlib.suppress(OSError):
+        probe.connect(str(path))
+        pid, _uid, _gid = _UCRED.unpack(probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+        return int(pid)
+    return None
+
+
+def _error(message: Mapping[str, Any]) -> KeeperError:
+    text = str(message.get("message") or message["error"])
+    return KeeperError(str(message["error"]), text, message)

@@ -1,0 +1,154 @@
+"""A server's connection: frames in and out, never blocking the loop."""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from pool.keeper import wire
+from pool.keeper.log import Log
+from pool.keeper.loop import READ, WRITE, Loop
+from pool.keeper.stream import Stream
+
+_RECEIVE_BYTES = 256 * 1024
+_FULL_BYTES = 1024 * 1024
+_LOW_BYTES = 256 * 1024
+# a server that reads nothing while it asks for more is given up above this
+_LIMIT_BYTES = 64 * 1024 * 1024
+_BUFFERS_AT_ONCE = 64
+
+
+class Connection:
+    """One server. ``on_frame(connection, kind, payload)`` for each frame, ``on_closed(connection)`` once."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        sock: socket.socket,
+        log: Log,
+        on_frame: Callable[[Connection, int, bytes], None],
+        on_closed: Callable[[Connection], None],
+    ) -> None:
+        self.epoch: int | None = None
+        self.streams: dict[int, Stream] = {}
+        self._loop = loop
+        self._socket = sock
+        self._log = log
+        self._on_frame = on_frame
+        self._on_closed = on_closed
+        self._decoder = wire.Decoder()
+        self._queue: deque[memoryview] = deque()
+        self._queued = 0
+        self._next_handle = 1
+        self._is_flush_due = False
+        self._is_closing = False
+        self.is_open = True
+        sock.setblocking(False)
+        loop.watch(sock.fileno(), READ, self._ready)
+
+    def next_handle(self) -> int:
+        """A number for an instance attached on this connection."""
+        self._next_handle += 1
+        return self._next_handle
+
+    def send(self, frame: bytes) -> None:
+        """Queue a frame; all frames of this round leave together."""
+        if not self.is_open:
+            return
+        self._queue.append(memoryview(frame))
+        self._queued += len(frame)
+        if self._queued > _LIMIT_BYTES:
+            self._log.write("server_does_not_read", queued_bytes=self._queued)
+            self.close()
+        elif not self._is_flush_due:
+            self._is_flush_due = True
+            self._loop.call_soon(self._flush)
+
+    def send_json(self, message: dict[str, Any]) -> None:
+        """Queue an answer or event."""
+        self.send(wire.encode_json(message))
+
+    def is_full(self) -> bool:
+        """Is so much queued that streams are to wait?"""
+        return self._queued >= _FULL_BYTES
+
+    def finish(self) -> None:
+        """Send what is queued, then close."""
+        self._is_closing = True
+        if not self._queue:
+            self.close()
+
+    def close(self) -> None:
+        """Close now; again: no effect."""
+        if self.is_open:
+            self.is_open = False
+            self._loop.unwatch(self._socket.fileno())
+            self._socket.close()
+            self._queue.clear()
+            self._on_closed(self)
+
+    def _ready(self, mask: int) -> None:
+        if mask & WRITE:
+            self._flush()
+        if mask & READ and self.is_open:
+            self._receive()
+
+    def _receive(self) -> None:
+        try:
+            data = self._socket.recv(_RECEIVE_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self.close()
+            return
+        try:
+            for kind, payload in self._decoder.feed(data):
+                if self.is_open and not self._is_closing:
+                    self._on_frame(self, kind, payload)
+        except wire.WireError as error:
+            self._log.write("bad_frame", error=str(error))
+            self.close()
+
+    def _flush(self) -> None:
+        self._is_flush_due = False
+        while self.is_open and self._queue:
+            try:
+                sent = self._socket.sendmsg([self._queue[i] for i in range(self._at_once())])
+            except BlockingIOError:
+                break
+            except OSError:
+                self.close()
+                return
+            self._consume(sent)
+            if self._queued <= _LOW_BYTES:
+                self._pump_streams()
+        if self.is_open:
+            self._loop.watch(self._socket.fileno(), READ | WRITE if self._queue else READ, self._ready)
+            if self._is_closing and not self._queue:
+                self.close()
+
+    def _at_once(self) -> int:
+        return min(len(self._queue), _BUFFERS_AT_ONCE)
+
+    def _consume(self, sent: int) -> None:
+        self._queued -= sent
+        while sent:
+            first = self._queue[0]
+            if sent < len(first):
+                self._queue[0] = first[sent:]
+                return
+            sent -= len(first)
+            self._queue.popleft()
+
+    def _pump_streams(self) -> None:
+        for handle in list(self.streams):
+            if self.is_full():
+                return
+            # to the back, so that a chatty instance cannot starve the others
+            stream = self.streams.pop(handle)
+            self.streams[handle] = stream
+            stream.pump()

@@ -1,0 +1,106 @@
+"""What the keeper knows of one instance, living or not, and how it tells a server of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from pool.keeper import procfs, wire
+from pool.keeper.instance import Instance
+from pool.keeper.journal import Record
+from pool.keeper.spawn import BWRAP, SHIM
+from pool.keeper.spool import Spool
+from pool.keeper.stream import Stream
+
+
+class Call(Protocol):
+    """A request that is answered later, or never if its server has gone."""
+
+    def answer(self, **result: Any) -> None:
+        """It was done."""
+
+    def error(self, code: str, message: str, **details: Any) -> None:
+        """It was not."""
+
+
+class HostError(Exception):
+    """A request that cannot be done; ``code`` is for the client."""
+
+    def __init__(self, code: str, message: str, **details: Any) -> None:
+        super().__init__(message)
+        self.code = code
+        self.details = details
+
+
+@dataclass(slots=True)
+class Entry:
+    """An instance that is known: ``live`` until it has exited, remembered until it is forgotten."""
+
+    record: Record
+    spool: Spool
+    live: Instance | None = None
+    stream: Stream | None = None
+    started: Callable[[Entry], None] | None = None
+    stopped: list[Call] = field(default_factory=list)
+    is_abandoned: bool = False
+
+
+def describe(entry: Entry) -> dict[str, Any]:
+    """The instance as ``list`` and ``attach`` answer it."""
+    record = entry.record
+    return {
+        "instance": record.instance,
+        "identity": _identity(record),
+        "isolation": record.isolation,
+        "labels": record.labels,
+        "start_offset": entry.spool.start,
+        "end_offset": entry.spool.end,
+        "exited_at": None if entry.live is not None else record.exited_at,
+        "exit": None if entry.live is not None else {"code": record.code, "signal": record.signal},
+        "stderr_tail": entry.live.stderr_tail() if entry.live is not None else record.stderr_tail,
+    }
+
+
+def _identity(record: Record) -> dict[str, Any] | None:
+    if record.cli is None:
+        return None
+    return {
+        "pid": record.cli.pid,
+        "start_ticks": record.cli.start_ticks,
+        "boot_id": record.boot_id,
+        "marker": record.instance,
+    }
+
+
+def intent(instance_id: str, request: dict[str, Any]) -> Record:
+    """The record of an instance about to be started. Raises ``HostError``."""
+    argv, env, wrapper = request.get("argv"), request.get("env"), request.get("wrapper")
+    if not isinstance(argv, list) or not argv or not isinstance(env, dict) or wrapper not in (BWRAP, SHIM):
+        raise HostError("bad_request", "start needs argv, env and a wrapper")
+    return Record(
+        instance=instance_id,
+        boot_id=procfs.boot_id(),
+        created_at=time.time(),
+        wrapper=wrapper,
+        isolation=str(request.get("isolation", "")),
+        labels=dict(request.get("labels") or {}),
+        tmp_dir=request.get("tmp_dir"),
+    )
+
+
+def exit_frame(entry: Entry) -> bytes:
+    """The event that tells the attached server of the exit."""
+    stream = entry.stream
+    record = entry.record
+    return wire.encode_json(
+        {
+            "event": "exit",
+            "handle": None if stream is None else stream.handle,
+            "instance": record.instance,
+            "code": record.code,
+            "signal": record.signal,
+            "stderr_tail": record.stderr_tail,
+        }
+    )

@@ -1,0 +1,270 @@
+"""One live instance: its pipes, its processes, its way to the end.
+
+``starting`` until the CLI's process is known, ``live`` until it or its
+wrapper dies, ``ending`` until its whole tree is gone and its output is in the
+spool, then ``exited``. Nothing leads back.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from pool.keeper import procfs
+from pool.keeper.intake import Intake
+from pool.keeper.ladder import Graces, Ladder
+from pool.keeper.log import Log
+from pool.keeper.loop import READ, Loop, Timer
+from pool.keeper.output import OutputPipe, StderrTail
+from pool.keeper.reaper import Reaper
+from pool.keeper.spawn import Identifier, Spawned
+from pool.keeper.spool import Spool
+from pool.keeper.tree import Tree
+
+_SWEEP_SECONDS = 0.02
+_SLOWEST_SWEEP_SECONDS = 1.0
+# how long a tree may take to fall by itself after its CLI died
+_FALL_SECONDS = 1.0
+_KILL_NOW = Graces(0, 0, 5.0)
+
+
+class Phase(Enum):
+    """Where an instance stands."""
+
+    STARTING = "starting"
+    LIVE = "live"
+    ENDING = "ending"
+    EXITED = "exited"
+
+
+@dataclass(slots=True)
+class Status:
+    """How the CLI ended: an exit code, or a signal's name, or neither when nobody knows."""
+
+    code: int | None = None
+    signal: str | None = None
+
+
+def status_of(exit_code: int) -> Status:
+    """From a code as ``os.waitstatus_to_exitcode`` gives it.
+
+    128 + n is how a sandbox, a shell and the CLI itself tell of signal n.
+    """
+    number = -exit_code if exit_code < 0 else exit_code - 128
+    if number > 0:
+        try:
+            return Status(signal=signal.Signals(number).name)
+        except ValueError:
+            pass
+    return Status(code=exit_code) if exit_code >= 0 else Status(signal=f"SIG{-exit_code}")
+
+
+class InstanceListener(Protocol):
+    """Who is told of an instance's life."""
+
+    def instance_live(self, instance: Instance) -> None:
+        """Its CLI's process is known."""
+
+    def instance_data(self, instance: Instance, offset: int, data: bytes) -> None:
+        """New output is in the spool."""
+
+    def instance_stuck(self, instance: Instance) -> None:
+        """It outlived KILL."""
+
+    def instance_exited(self, instance: Instance) -> None:
+        """All is gone and stored. The last call."""
+
+
+class Instance:
+    """See the module. Made right after the spawn; all its calls come from the loop."""
+
+    def __init__(
+        self,
+        instance_id: str,
+        spawned: Spawned,
+        spool: Spool,
+        *,
+        spool_max_bytes: int,
+        loop: Loop,
+        reaper: Reaper,
+        log: Log,
+        listener: InstanceListener,
+    ) -> None:
+        self.id = instance_id
+        self.spool = spool
+        self.phase = Phase.STARTING
+        self.status = Status()
+        self.failure: tuple[str, str] | None = None
+        self._loop = loop
+        self._log = log
+        self._listener = listener
+        self._lifeline = spawned.lifeline
+        self._has_shim = spawned.lifeline >= 0
+        self._is_status_known = False
+        self._is_tree_gone = False
+        self._is_output_ended = False
+        self._killing_since: float | None = None
+        self._sweep_timer: Timer | None = None
+        self._sweep_delay = _SWEEP_SECONDS
+        self._tree = Tree(instance_id, reaper, procfs.ProcessRef.open(spawned.pid))
+        self.intake = Intake(loop, spawned.stdin)
+        self._stderr = StderrTail(loop, spawned.stderr)
+        self._output = OutputPipe(
+            loop, spawned.stdout, spool, spool_max_bytes, self._output_data, self._output_ended
+        )
+        self._ladder = Ladder(loop, (self.intake.end, self._term, self._kill), self._ladder_exhausted)
+        reaper.adopt(spawned.pid, self._wrapper_exited)
+        self._identifier = Identifier(
+            loop,
+            spawned,
+            on_init=self._init_found,
+            on_cli=self._cli_found,
+            on_error=self._start_failed,
+            on_report=self._shim_reported,
+        )
+
+    @property
+    def cli(self) -> procfs.Stat | None:
+        """The CLI's process, once known."""
+        return None if self._tree.cli is None else self._tree.cli.stat
+
+    def stderr_tail(self) -> str:
+        """The end of its stderr."""
+        return self._stderr.text()
+
+    def commit(self, offset: int) -> None:
+        """Output before ``offset`` is stored by the server."""
+        self._output.commit(offset)
+
+    def signal_cli(self, number: int) -> bool:
+        """Signal the CLI itself; False when it is gone or not known yet."""
+        return self._tree.cli is not None and self._tree.cli.signal(number)
+
+    def stop(self, graces: Graces) -> None:
+        """Climb the ladder, or climb faster. An instance that only starts is at the last rung at once."""
+        if self.phase is Phase.STARTING:
+            graces = Graces(0, 0, graces.kill)
+        self._ladder.climb(graces)
+
+    def abandon_output(self) -> None:
+        """Do not wait for a full disk any longer; what it did not take is lost, and logged."""
+        if not self._is_output_ended:
+            self._log.write("output_abandoned", instance=self.id, lost_bytes=self._output.abandon())
+
+    # what the wrapper and the kernel tell
+
+    def _cli_found(self, ref: procfs.ProcessRef) -> None:
+        self._tree.cli = ref
+        if self.phase is Phase.STARTING:
+            self.phase = Phase.LIVE
+            self._loop.watch(ref.fd, READ, self._cli_died)
+            self._listener.instance_live(self)
+
+    def _init_found(self, ref: procfs.ProcessRef) -> None:
+        self._tree.init = ref
+
+    def _cli_died(self, _mask: int) -> None:
+        self._begin_end()
+
+    def _start_failed(self, step: str, text: str) -> None:
+        self.failure = (step, text)
+
+    def _shim_reported(self, word: str, number: int) -> None:
+        if word in ("code", "signal"):
+            self.status = status_of(number if word == "code" else -number)
+            self._is_status_known = True
+
+    def _wrapper_exited(self, wait_status: int) -> None:
+        # the shim's last words are in its pipe before it is gone
+        self._identifier.close()
+        self._tree.is_wrapper_reaped = True
+        if not self._is_status_known:
+            exit_code = os.waitstatus_to_exitcode(wait_status)
+            # a shim that exits well has reported; if not, nobody knows
+            self.status = status_of(exit_code) if exit_code or not self._has_shim else Status()
+        self._begin_end()
+        if not self._tree.is_gone():
+            self._ladder.climb(_KILL_NOW)
+        self._sweep()
+
+    # the end
+
+    def _begin_end(self) -> None:
+        if self.phase not in (Phase.STARTING, Phase.LIVE):
+            return
+        self.phase = Phase.ENDING
+        if self._tree.cli is not None:
+            self._loop.unwatch(self._tree.cli.fd)
+        self.intake.close()
+        self._loop.call_later(_FALL_SECONDS, self._fell_not)
+        self._schedule_sweep()
+
+    def _fell_not(self) -> None:
+        if self.phase is Phase.ENDING and not self._is_tree_gone:
+            self._ladder.climb(_KILL_NOW)
+
+    def _term(self) -> None:
+        self.signal_cli(signal.SIGTERM)
+
+    def _kill(self) -> None:
+        if self._killing_since is None:
+            self._killing_since = self._loop.now()
+        self._sweep_delay = _SWEEP_SECONDS
+        self._close_lifeline()
+        self._sweep()
+
+    def _ladder_exhausted(self) -> None:
+        self._log.write("stuck", instance=self.id)
+        self._listener.instance_stuck(self)
+
+    def _schedule_sweep(self) -> None:
+        if self._sweep_timer is None or not self._sweep_timer.is_pending:
+            self._sweep_timer = self._loop.call_later(self._sweep_delay, self._sweep)
+            self._sweep_delay = min(2 * self._sweep_delay, _SLOWEST_SWEEP_SECONDS)
+
+    def _sweep(self) -> None:
+        """Is the tree gone? If not, once it is to be killed, kill what is there now."""
+        if self._is_tree_gone:
+            return
+        if self.phase is Phase.ENDING and self._tree.is_gone():
+            self._tree_gone()
+            return
+        if self._killing_since is not None:
+            # a wrapper gets a second to tell how the CLI ended before it is killed too
+            waited = self._loop.now() - self._killing_since
+            self._tree.kill(with_wrapper=self._tree.cli is None or waited > _FALL_SECONDS)
+        if self.phase is Phase.ENDING or self._killing_since is not None:
+            self._schedule_sweep()
+
+    def _tree_gone(self) -> None:
+        self._is_tree_gone = True
+        self._ladder.cancel()
+        self._close_lifeline()
+        self._stderr.close()
+        if self._is_output_ended:
+            self._exited()
+        else:
+            self._output.finish()
+
+    def _output_data(self, offset: int, data: bytes) -> None:
+        self._listener.instance_data(self, offset, data)
+
+    def _output_ended(self) -> None:
+        self._is_output_ended = True
+        if self._is_tree_gone:
+            self._exited()
+
+    def _exited(self) -> None:
+        if self.phase is not Phase.EXITED:
+            self.phase = Phase.EXITED
+            self._tree.close()
+            self.spool.close()
+            self._listener.instance_exited(self)
+
+    def _close_lifeline(self) -> None:
+        if self._lifeline >= 0:
+            os.close(self._lifeline)
+            self._lifeline = -1

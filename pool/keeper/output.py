@@ -1,0 +1,195 @@
+"""A CLI's stdout on its way to the spool, and its stderr on its way to nowhere.
+
+Bytes are in the spool before anybody sees them. What the disk does not take
+stays in memory, the pipe is not read meanwhile, and the CLI waits: it would
+lose frames without a word if it wrote to a full disk itself (measured).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from pool.keeper.loop import READ, Loop, Timer
+from pool.keeper.spool import Spool
+
+CHUNK_BYTES = 256 * 1024
+RETRY_SECONDS = 0.25
+DRAIN_SECONDS = 1.0
+STDERR_BYTES = 64 * 1024
+
+# a flood of stderr is read at this pace at most, so that it cannot eat the loop
+_FLOOD_BYTES = 4 * 1024 * 1024
+_FLOOD_SECONDS = 0.05
+
+
+class OutputPipe:
+    """Moves stdout into the spool.
+
+    ``on_data(offset, data)`` after each store, ``on_end()`` once at the end.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        fd: int,
+        spool: Spool,
+        spool_max_bytes: int,
+        on_data: Callable[[int, bytes], None],
+        on_end: Callable[[], None],
+    ) -> None:
+        self._loop = loop
+        self._fd = fd
+        self._spool = spool
+        self._max = spool_max_bytes
+        self._on_data = on_data
+        self._on_end = on_end
+        self._unwritten = b""
+        self._retry: Timer | None = None
+        self._deadline: float | None = None
+        self._ended = False
+        self._committed = 0
+        self._watch()
+
+    @property
+    def is_blocked_by_disk(self) -> bool:
+        """Does the disk refuse what was read?"""
+        return bool(self._unwritten)
+
+    def commit(self, offset: int) -> None:
+        """All before ``offset`` is stored elsewhere and does not count against the budget any more."""
+        self._committed = max(self._committed, min(offset, self._spool.end))
+        self._watch()
+
+    def finish(self) -> None:
+        """The writers are gone: read what is left, for at most a second after the disk takes it."""
+        if self._deadline is None and not self._ended:
+            self._deadline = self._loop.now() + DRAIN_SECONDS
+            self._loop.call_later(DRAIN_SECONDS, self._drain_deadline)
+            self._watch()
+
+    def abandon(self) -> int:
+        """Close without storing the rest; the number of bytes given up. ``on_end`` is called."""
+        lost = len(self._unwritten)
+        self._unwritten = b""
+        self._end()
+        return lost
+
+    def _watch(self) -> None:
+        if self._fd < 0:
+            return
+        over_budget = self._spool.end - self._committed > self._max and self._deadline is None
+        if self._unwritten or over_budget:
+            self._loop.unwatch(self._fd)
+        else:
+            self._loop.watch(self._fd, READ, self._readable)
+
+    def _readable(self, _mask: int) -> None:
+        try:
+            data = os.read(self._fd, CHUNK_BYTES)
+        except BlockingIOError:
+            return
+        if data:
+            self._unwritten = data
+            self._store()
+        else:
+            self._end()
+
+    def _store(self) -> None:
+        self._retry = None
+        offset = self._spool.end
+        written = self._spool.append(self._unwritten)
+        if written:
+            chunk, self._unwritten = self._unwritten[:written], self._unwritten[written:]
+            self._on_data(offset, chunk)
+        if self._unwritten:
+            self._retry = self._loop.call_later(RETRY_SECONDS, self._store)
+        self._watch()
+
+    def _drain_deadline(self) -> None:
+        if self._ended:
+            return
+        if not self._unwritten:
+            # somebody outside the tree holds the pipe open
+            self._readable(READ)
+        self._end_or_wait()
+
+    def _end_or_wait(self) -> None:
+        if self._unwritten:
+            self._loop.call_later(DRAIN_SECONDS, self._drain_deadline)
+        else:
+            self._end()
+
+    def _end(self) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        if self._retry is not None:
+            self._retry.cancel()
+        self._loop.unwatch(self._fd)
+        os.close(self._fd)
+        self._fd = -1
+        self._on_end()
+
+
+class StderrTail:
+    """Drains stderr for ever and keeps its last 64 KiB."""
+
+    def __init__(self, loop: Loop, fd: int) -> None:
+        self._loop = loop
+        self._fd = fd
+        self._tail = bytearray()
+        self._window_end = 0.0
+        self._window_bytes = 0
+        loop.watch(fd, READ, self._readable)
+
+    def text(self) -> str:
+        """What was kept, as text; from a line's beginning when something was cut off."""
+        kept = bytes(self._tail[-STDERR_BYTES:])
+        if len(self._tail) > STDERR_BYTES:
+            kept = kept[kept.find(b"\n") + 1 :]
+        return kept.decode(errors="replace")
+
+    def close(self) -> None:
+        """Take what is in the pipe and close it."""
+        if self._fd < 0:
+            return
+        for _ in range(64):
+            if not self._read_once():
+                break
+        if self._fd >= 0:
+            self._shut()
+
+    def _readable(self, _mask: int) -> None:
+        taken = self._read_once()
+        now = self._loop.now()
+        if now >= self._window_end:
+            self._window_end = now + _FLOOD_SECONDS
+            self._window_bytes = 0
+        self._window_bytes += taken
+        if self._fd >= 0 and self._window_bytes >= _FLOOD_BYTES:
+            self._loop.unwatch(self._fd)
+            self._loop.call_later(self._window_end - now, self._resume)
+
+    def _resume(self) -> None:
+        if self._fd >= 0:
+            self._loop.watch(self._fd, READ, self._readable)
+
+    def _read_once(self) -> int:
+        try:
+            data = os.read(self._fd, CHUNK_BYTES)
+        except BlockingIOError:
+            return 0
+        if not data:
+            self._shut()
+            return 0
+        self._tail += data
+        if len(self._tail) > 4 * STDERR_BYTES:
+            # one byte more than is shown tells that something was cut off
+            del self._tail[: -(STDERR_BYTES + 1)]
+        return len(data)
+
+    def _shut(self) -> None:
+        self._loop.unwatch(self._fd)
+        os.close(self._fd)
+        self._fd = -1

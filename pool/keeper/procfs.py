@@ -1,0 +1,197 @@
+"""What ``/proc`` says about processes, and signals that never hit a stranger.
+
+A pid is only a number that the kernel uses again. Everything here that
+signals does it through a pidfd which was checked, after it was opened, to be
+of the process that was meant.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+
+MARKER = "CLAUDE_POOL_INSTANCE"
+
+_MARKER_PREFIX = MARKER.encode() + b"="
+_DEAD_STATES = frozenset("ZXx")
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """The fields of ``/proc/PID/stat`` that identify a process; ``start_ticks`` is field 22."""
+
+    pid: int
+    comm: str
+    state: str
+    ppid: int
+    start_ticks: int
+
+    @property
+    def is_alive(self) -> bool:
+        """Does it run or can it run again? A zombie cannot."""
+        return self.state not in _DEAD_STATES
+
+
+@cache
+def boot_id() -> str:
+    """The kernel's random id of this boot."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
+
+
+def parse_stat(text: bytes) -> Stat:
+    """Read one ``stat`` line; the name in it may hold any byte, brackets too."""
+    opening, closing = text.index(b"("), text.rindex(b")")
+    rest = text[closing + 2 :].split()
+    comm = text[opening + 1 : closing].decode(errors="replace")
+    return Stat(int(text[:opening]), comm, rest[0].decode(), int(rest[1]), int(rest[19]))
+
+
+def read_stat(pid: int) -> Stat | None:
+    """The process's ``stat``, None when there is no such process."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return parse_stat(file.read())
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def all_stats() -> Iterator[Stat]:
+    """Every process that can be seen."""
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            stat = read_stat(int(name))
+            if stat is not None:
+                yield stat
+
+
+def children(pid: int) -> list[int]:
+    """The pids of the direct children, zombies included; empty when there is no such process."""
+    found: list[int] = []
+    try:
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{task}/children", "rb") as file:
+                found.extend(map(int, file.read().split()))
+    except FileNotFoundError:
+        if os.path.exists(f"/proc/{pid}"):
+            # a kernel without CONFIG_PROC_CHILDREN
+            return [stat.pid for stat in all_stats() if stat.ppid == pid]
+    except OSError:
+        pass
+    return found
+
+
+def descendants(pids: Iterable[int]) -> list[Stat]:
+    """All living processes below ``pids``, without these themselves."""
+    found: dict[int, Stat] = {}
+    todo = list(pids)
+    while todo:
+        for child in children(todo.pop()):
+            if child not in found:
+                stat = read_stat(child)
+                if stat is not None:
+                    found[child] = stat
+                    todo.append(child)
+    return [stat for stat in found.values() if stat.is_alive]
+
+
+def marker_of(pid: int) -> str | None:
+    """The instance id in the environment that the process was started with, None without one."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            entries = file.read().split(b"\0")
+    except OSError:
+        return None
+    for entry in entries:
+        if entry.startswith(_MARKER_PREFIX):
+            return entry[len(_MARKER_PREFIX) :].decode(errors="replace")
+    return None
+
+
+def marked(instance_ids: Iterable[str]) -> dict[str, list[Stat]]:
+    """The living processes that carry the marker of one of the instances, by instance."""
+    wanted = frozenset(instance_ids)
+    found: dict[str, list[Stat]] = {}
+    me = os.getpid()
+    for stat in all_stats():
+        if stat.pid != me and stat.is_alive:
+            marker = marker_of(stat.pid)
+            if marker is not None and marker in wanted:
+                found.setdefault(marker, []).append(stat)
+    return found
+
+
+class ProcessRef:
+    """A process held by its pidfd: signals reach it or nobody. Close it when done."""
+
+    __slots__ = ("fd", "stat")
+
+    def __init__(self, fd: int, stat: Stat) -> None:
+        self.fd = fd
+        self.stat = stat
+
+    @classmethod
+    def open(cls, pid: int) -> ProcessRef | None:
+        """The process that has this pid now, None when there is none."""
+        try:
+            fd = os.pidfd_open(pid)
+        except (ProcessLookupError, ValueError):
+            return None
+        stat = read_stat(pid)
+        # still alive after the read: what was read is of the process held
+        if stat is None or not stat.is_alive or _is_readable(fd):
+            os.close(fd)
+            return None
+        return cls(fd, stat)
+
+    @property
+    def pid(self) -> int:
+        """Its pid; of meaning only while it lives."""
+        return self.stat.pid
+
+    @property
+    def is_dead(self) -> bool:
+        """Has it ended (reaped or not)?"""
+        return _is_readable(self.fd)
+
+    def signal(self, number: int) -> bool:
+        """Send a signal; False when the process is gone or may not be signalled."""
+        try:
+            signal.pidfd_send_signal(self.fd, number)
+        except (ProcessLookupError, PermissionError):
+            return False
+        return True
+
+    def close(self) -> None:
+        """Let go of the pidfd; again: no effect."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def signal_exactly(stat: Stat, number: int, marker: str | None = None) -> bool:
+    """Signal the process that ``stat`` was read of, and no later one with its pid.
+
+    With ``marker`` it must also carry that marker now. False: nobody was signalled.
+    """
+    ref = ProcessRef.open(stat.pid)
+    if ref is None:
+        return False
+    try:
+        if ref.stat.start_ticks != stat.start_ticks:
+            return False
+        if marker is not None and marker_of(stat.pid) != marker:
+            return False
+        return ref.signal(number)
+    finally:
+        ref.close()
+
+
+def _is_readable(fd: int) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))

@@ -1,0 +1,199 @@
+"""Puts the keeper's parts together and sees it from its lock to its exit."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import socket
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pool.keeper.gateway import Gateway
+from pool.keeper.host import Host, Limits
+from pool.keeper.journal import Journal
+from pool.keeper.ladder import Graces
+from pool.keeper.lease import Lease
+from pool.keeper.log import Log
+from pool.keeper.loop import Loop
+from pool.keeper.reaper import Reaper, become_subreaper
+from pool.keeper.reconcile import reconcile
+from pool.keeper.server import SOCKET_NAME, Epochs, KeeperServer
+from pool.keeper.spawn import raise_file_limit
+
+_LOCK_WAIT_SECONDS = 30.0
+# after the last rung of the last ladder, how long the keeper still waits
+_LAST_WAIT_SECONDS = 2.0
+
+
+class HeldElsewhere(Exception):
+    """Another keeper has this data directory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The command line."""
+
+    data_dir: Path
+    runtime_dir: Path
+    lease_seconds: float
+    spool_max_bytes: int
+    segment_bytes: int
+    gateway_command: Sequence[str] | None
+
+
+class Program:
+    """One keeper: ``open`` makes it ready, ``run`` serves until the end and gives the exit code."""
+
+    def __init__(self, settings: Settings, log: Log) -> None:
+        self._settings = settings
+        self._log = log
+        self._lock_fd = take_lock(settings)
+        self._exit_code = 0
+        self._is_leaving = False
+        self._loop = Loop(log)
+        self._reaper = Reaper(self._loop)
+        self._journal = Journal(settings.data_dir / "keeper" / "instances")
+        gateway = Gateway(
+            settings.gateway_command,
+            data_dir=settings.data_dir,
+            runtime_dir=settings.runtime_dir,
+            environment=os.environ,
+            loop=self._loop,
+            reaper=self._reaper,
+            log=log,
+            on_state=self._gateway_state,
+        )
+        limits = Limits(settings.spool_max_bytes, settings.segment_bytes)
+        self._host = Host(
+            settings.data_dir,
+            limits,
+            loop=self._loop,
+            reaper=self._reaper,
+            log=log,
+            journal=self._journal,
+            gateway=gateway,
+            on_event=self._event,
+        )
+        self._server: KeeperServer | None = None
+
+    def open(self) -> None:
+        """End what a former keeper left, then listen. Raises ``OSError``."""
+        data_dir = self._settings.data_dir
+        for directory in (data_dir / "keeper" / "instances", data_dir / "spool"):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._settings.runtime_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        check_private(self._settings.runtime_dir)
+        raise_file_limit()
+        become_subreaper()
+        for record in reconcile(self._journal, self._log):
+            self._host.remember(record)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.on_signal(number, self._terminated)
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        self._server = KeeperServer(
+            self._settings.runtime_dir,
+            Epochs(data_dir / "keeper" / "epoch"),
+            loop=self._loop,
+            log=self._log,
+            host=self._host,
+            lease=Lease(self._loop, self._settings.lease_seconds, self._lease_expired),
+            on_shutdown=self.leave,
+        )
+        self._host.gateway.start()
+        self._server.open()
+        self._log.write("keeper_listens", runtime=str(self._settings.runtime_dir))
+
+    def run(self) -> int:
+        """Serve; the exit code."""
+        self._loop.run()
+        self._log.write("keeper_left", code=self._exit_code)
+        self._log.close()
+        self._loop.close()
+        for directory in (self._settings.runtime_dir / "i", self._settings.runtime_dir):
+            # another keeper may be on its way, or something of an instance is left
+            with suppress(OSError):
+                directory.rmdir()
+        os.close(self._lock_fd)
+        return self._exit_code
+
+    def leave(self, graces: Graces) -> None:
+        """End every instance by the ladder, then the gateway, then the keeper; again: faster."""
+        if not self._is_leaving:
+            self._is_leaving = True
+            self._log.write("keeper_leaves")
+            if self._server is not None:
+                self._server.close_listener()
+        limit = graces.end_of_input + graces.term + graces.kill + _LAST_WAIT_SECONDS
+        self._loop.call_later(limit, self._give_up)
+        self._host.stop_all(graces, self._all_ended)
+
+    def _all_ended(self) -> None:
+        self._host.gateway.leave(self._loop.stop)
+
+    def _give_up(self) -> None:
+        left = self._host.give_up()
+        if left:
+            self._log.write("keeper_gives_up", instances=left)
+            self._exit_code = 1
+            self._all_ended()
+
+    def _terminated(self) -> None:
+        self.leave(Graces() if not self._is_leaving else Graces(0, 0))
+
+    def _lease_expired(self) -> None:
+        self._log.write("lease_expired")
+        self.leave(Graces())
+
+    def _gateway_state(self, state: str, pid: int | None) -> None:
+        self._event({"event": "gateway", "state": state, "pid": pid})
+
+    def _event(self, message: dict[str, Any]) -> None:
+        if self._server is not None:
+            self._server.event(message)
+
+
+def take_lock(settings: Settings) -> int:
+    """Become the keeper of the data directory; the lock's descriptor, to be held open.
+
+    A keeper that is leaving, or was just killed, is waited for. Raises
+    ``HeldElsewhere`` when one serves.
+    """
+    path = settings.data_dir / "keeper" / "lock"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    deadline = time.monotonic() + _LOCK_WAIT_SECONDS
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if _answers(settings.runtime_dir / SOCKET_NAME) or time.monotonic() > deadline:
+                holder = os.pread(fd, 64, 0).decode(errors="replace").strip()
+                os.close(fd)
+                raise HeldElsewhere(
+                    f"the keeper with pid {holder} has {settings.data_dir}; stop it first"
+                ) from None
+            time.sleep(0.05)
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, str(os.getpid()).encode(), 0)
+    return fd
+
+
+def check_private(directory: Path) -> None:
+    """Raises ``PermissionError`` unless the directory is ours and nobody else's to enter."""
+    stat = os.stat(directory, follow_symlinks=False)
+    if stat.st_uid != os.geteuid() or stat.st_mode & 0o077 or not directory.is_dir():
+        raise PermissionError(f"{directory} must be a directory of uid {os.geteuid()} with mode 0700")
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+        return True

@@ -1,0 +1,193 @@
+"""The keeper's socket: who may speak to it, and what they may ask.
+
+One server is attached at a time, the one with the highest epoch. A server
+that says hello with the same or a higher epoch takes over and the one before
+is cut; a lower epoch is refused, so that a server that was believed dead can
+do no harm when it wakes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pool.keeper import procfs, wire
+from pool.keeper.connection import Connection
+from pool.keeper.entry import HostError, describe
+from pool.keeper.host import Host
+from pool.keeper.ladder import Graces
+from pool.keeper.lease import Lease
+from pool.keeper.log import Log
+from pool.keeper.loop import READ, Loop
+from pool.keeper.operations import Call, Operations
+
+SOCKET_NAME = "keeper.sock"
+
+_BACKLOG = 16
+_UCRED = struct.Struct("3i")
+
+
+class Epochs:
+    """The highest epoch that ever attached, on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self.highest = int(json.loads(path.read_bytes())["epoch"])
+        except (OSError, ValueError, KeyError, TypeError):
+            self.highest = 0
+
+    def admit(self, epoch: int) -> bool:
+        """Is ``epoch`` the highest yet (or the same)? Then it is stored. Raises ``OSError``."""
+        if epoch < self.highest:
+            return False
+        if epoch > self.highest:
+            temporary = self._path.with_suffix(".new")
+            temporary.write_bytes(json.dumps({"epoch": epoch}).encode())
+            os.replace(temporary, self._path)
+            self.highest = epoch
+        return True
+
+
+class KeeperServer:
+    """Listens on ``keeper.sock`` and serves the attached server."""
+
+    def __init__(
+        self,
+        runtime_dir: Path,
+        epochs: Epochs,
+        *,
+        loop: Loop,
+        log: Log,
+        host: Host,
+        lease: Lease,
+        on_shutdown: Callable[[Graces], None],
+    ) -> None:
+        self._path = runtime_dir / SOCKET_NAME
+        self._epochs = epochs
+        self._loop = loop
+        self._log = log
+        self._host = host
+        self._lease = lease
+        self._on_shutdown = on_shutdown
+        self._attached: Connection | None = None
+        self._listener: socket.socket | None = None
+        self._operations = Operations(host, on_shutdown)
+
+    def open(self) -> None:
+        """Begin to listen; a stale socket of a dead keeper is replaced. Raises ``OSError``."""
+        self._path.unlink(missing_ok=True)
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind(str(self._path))
+        self._path.chmod(0o600)
+        self._listener.listen(_BACKLOG)
+        self._listener.setblocking(False)
+        self._loop.watch(self._listener.fileno(), READ, self._accept)
+
+    def close_listener(self) -> None:
+        """Take nobody in any more; the attached server stays."""
+        if self._listener is not None:
+            self._loop.unwatch(self._listener.fileno())
+            self._listener.close()
+            self._listener = None
+            self._path.unlink(missing_ok=True)
+
+    def event(self, message: dict[str, Any]) -> None:
+        """Tell the attached server, if there is one."""
+        if self._attached is not None:
+            self._attached.send_json(message)
+
+    def _accept(self, _mask: int) -> None:
+        if self._listener is None:
+            return
+        try:
+            sock, _ = self._listener.accept()
+        except BlockingIOError:
+            return
+        except OSError as error:
+            # out of descriptors: the loop would spin on the waiting connect
+            self._log.write("accept_failed", error=str(error))
+            self._loop.unwatch(self._listener.fileno())
+            self._loop.call_later(0.5, self._accept_again)
+            return
+        _pid, uid, _gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+        if uid not in (0, os.geteuid()):
+            self._log.write("stranger_refused", uid=uid)
+            sock.close()
+            return
+        Connection(self._loop, sock, self._log, self._frame, self._closed)
+
+    def _accept_again(self) -> None:
+        if self._listener is not None:
+            self._loop.watch(self._listener.fileno(), READ, self._accept)
+
+    def _closed(self, connection: Connection) -> None:
+        if connection is self._attached:
+            self._attached = None
+            self._host.detach_streams()
+            self._lease.detached()
+            self._log.write("server_detached", epoch=connection.epoch)
+
+    def _frame(self, connection: Connection, kind: int, payload: bytes) -> None:
+        if kind == wire.KIND_INPUT and connection is self._attached:
+            self._operations.input(connection, *wire.decode_stream(payload))
+            return
+        if kind != wire.KIND_JSON:
+            raise wire.WireError(f"kind {kind} is not for a keeper now")
+        request = wire.decode_json(payload)
+        call = Call(connection, request.get("id"))
+        try:
+            if request.get("op") == "hello":
+                self._hello(connection, call, request)
+            elif connection is self._attached:
+                self._operations.run(connection, call, request)
+            else:
+                raise HostError("not_attached", "say hello first")
+        except HostError as error:
+            call.error(error.code, str(error), **error.details)
+        except OSError as error:
+            call.error("os_error", str(error))
+        except (TypeError, ValueError, KeyError) as error:
+            self._log.exception("bad_request", op=request.get("op"))
+            call.error("bad_request", f"{type(error).__name__}: {error}")
+
+    def _hello(self, connection: Connection, call: Call, request: dict[str, Any]) -> None:
+        low, high, epoch = int(request["min"]), int(request["max"]), int(request["epoch"])
+        version = min(high, wire.VERSION_MAX)
+        if version < max(low, wire.VERSION_MIN):
+            raise HostError(
+                "version_mismatch",
+                f"the keeper speaks versions {wire.VERSION_MIN} to {wire.VERSION_MAX}",
+                min=wire.VERSION_MIN,
+                max=wire.VERSION_MAX,
+            )
+        if not self._epochs.admit(epoch):
+            raise HostError(
+                "stale_epoch", f"epoch {self._epochs.highest} has attached", epoch=self._epochs.highest
+            )
+        self._take_over(connection, epoch)
+        call.answer(
+            version=version,
+            epoch=epoch,
+            pid=os.getpid(),
+            boot_id=procfs.boot_id(),
+            gateway_pid=self._host.gateway.pid,
+            instances=[describe(entry) for entry in self._host.entries.values()],
+        )
+
+    def _take_over(self, connection: Connection, epoch: int) -> None:
+        former, self._attached = self._attached, connection
+        if former is not None and former is not connection:
+            former.send_json({"event": "fenced", "epoch": epoch})
+            former.finish()
+        if former is not connection:
+            self._host.detach_streams()
+            self._host.drop_waiting_input()
+        connection.epoch = epoch
+        self._lease.attached()
+        self._log.write("server_attached", epoch=epoch)

@@ -1,0 +1,216 @@
+"""Starts one wrapped CLI and finds out which process it is.
+
+The wrapper is bubblewrap, which tells its namespace's init on an info
+descriptor, or the shim, which tells the CLI's pid on a status descriptor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pool.keeper import procfs
+from pool.keeper.loop import READ, Loop, Timer
+
+BWRAP = "bwrap"
+SHIM = "shim"
+
+_PIPE_BYTES = 1024 * 1024
+_POLL_SECONDS = 0.001
+_SHIM_PATH = Path(__file__).with_name("shim.py")
+# captured before the keeper raises its own: programs that use select() need the low one
+_FILE_LIMITS = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+
+class SpawnError(Exception):
+    """The wrapper could not be started; ``step`` says where."""
+
+    def __init__(self, step: str, message: str) -> None:
+        super().__init__(message)
+        self.step = step
+
+
+@dataclass(frozen=True, slots=True)
+class Spawned:
+    """The wrapper's pid and our ends of its pipes; ``lifeline`` is -1 for bubblewrap."""
+
+    pid: int
+    stdin: int
+    stdout: int
+    stderr: int
+    report: int
+    lifeline: int
+
+
+def raise_file_limit() -> None:
+    """Let the keeper itself open as many descriptors as the hard limit allows."""
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (_FILE_LIMITS[1], _FILE_LIMITS[1]))
+
+
+def spawn(wrapper: str, argv: Sequence[str], env: Mapping[str, str], cwd: str) -> Spawned:
+    """Start ``argv`` under the wrapper with exactly ``env``.
+
+    Raises ``SpawnError``; nothing is left open then.
+    """
+    with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
+        try:
+            stdin_read, stdin_write = _pipe(ours, theirs, parent_reads=False)
+            stdout_read, stdout_write = _pipe(ours, theirs, parent_reads=True)
+            stderr_read, stderr_write = _pipe(ours, theirs, parent_reads=True)
+            report_read, report_write = _pipe(ours, theirs, parent_reads=True)
+            lifeline_read, lifeline_write = -1, -1
+            if wrapper == SHIM:
+                lifeline_read, lifeline_write = _pipe(ours, theirs, parent_reads=False)
+        except OSError as error:
+            raise SpawnError("pipes", str(error)) from error
+        command, passed = _command(wrapper, argv, report_write, lifeline_read)
+        try:
+            child = subprocess.Popen(
+                command,
+                stdin=stdin_read,
+                stdout=stdout_write,
+                stderr=stderr_write,
+                pass_fds=passed,
+                env=dict(env),
+                cwd=cwd,
+                start_new_session=True,
+            )
+        except (OSError, ValueError) as error:
+            raise SpawnError("exec", str(error)) from error
+        child.returncode = 0  # the reaper collects it, Popen must not try
+        with contextlib.suppress(OSError, ValueError):
+            resource.prlimit(child.pid, resource.RLIMIT_NOFILE, _FILE_LIMITS)
+        ours.pop_all()
+        return Spawned(child.pid, stdin_write, stdout_read, stderr_read, report_read, lifeline_write)
+
+
+def _pipe(ours: contextlib.ExitStack, theirs: contextlib.ExitStack, *, parent_reads: bool) -> tuple[int, int]:
+    read_end, write_end = os.pipe()
+    kept, given = (read_end, write_end) if parent_reads else (write_end, read_end)
+    ours.callback(os.close, kept)
+    theirs.callback(os.close, given)
+    os.set_blocking(kept, False)
+    # fewer wake-ups in a burst; the kernel may refuse when the user has many pipes
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(kept, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+    return read_end, write_end
+
+
+def _command(
+    wrapper: str, argv: Sequence[str], report: int, lifeline: int
+) -> tuple[list[str], tuple[int, ...]]:
+    if wrapper == BWRAP:
+        return [argv[0], "--info-fd", str(report), *argv[1:]], (report,)
+    python = [sys.executable, "-I", "-S", str(_SHIM_PATH)]
+    return [*python, str(lifeline), str(report), *argv], (lifeline, report)
+
+
+class Identifier:
+    """Reads the wrapper's report until the CLI's process is known.
+
+    Calls ``on_init`` with the namespace's init (bubblewrap only) and then
+    ``on_cli`` with the CLI; a failed start is told by ``on_error(step, text)``
+    where the wrapper knows it. Later lines of the shim go to ``on_report``.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        spawned: Spawned,
+        *,
+        on_init: Callable[[procfs.ProcessRef], None],
+        on_cli: Callable[[procfs.ProcessRef], None],
+        on_error: Callable[[str, str], None],
+        on_report: Callable[[str, int], None],
+    ) -> None:
+        self._loop = loop
+        self._fd = spawned.report
+        self._wrapper_pid = spawned.pid
+        self._is_bwrap = spawned.lifeline < 0
+        self._on_init = on_init
+        self._on_cli = on_cli
+        self._on_error = on_error
+        self._on_report = on_report
+        self._text = b""
+        self._init: procfs.ProcessRef | None = None
+        self._timer: Timer | None = None
+        loop.watch(self._fd, READ, self._readable)
+
+    def close(self) -> None:
+        """Read what is left and let go of the report descriptor."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._fd >= 0:
+            self._readable(READ)
+        if self._fd >= 0:
+            self._shut()
+
+    def _shut(self) -> None:
+        self._loop.unwatch(self._fd)
+        os.close(self._fd)
+        self._fd = -1
+
+    def _readable(self, _mask: int) -> None:
+        try:
+            data = os.read(self._fd, 65536)
+        except BlockingIOError:
+            return
+        self._text += data
+        if self._is_bwrap:
+            self._parse_info()
+        else:
+            self._parse_lines()
+        if not data:
+            self._shut()
+
+    def _parse_info(self) -> None:
+        try:
+            pid = int(json.loads(self._text)["child-pid"])
+        except (ValueError, KeyError, TypeError):
+            return
+        self._text = b""
+        init = procfs.ProcessRef.open(pid)
+        if init is None or init.stat.ppid != self._wrapper_pid:
+            return
+        self._init = init
+        self._on_init(init)
+        self._find_cli()
+
+    def _find_cli(self) -> None:
+        """The child of the namespace's init, once it has become the CLI."""
+        init = self._init
+        if init is None or init.is_dead:
+            return
+        for pid in procfs.children(init.pid):
+            ref = procfs.ProcessRef.open(pid)
+            if ref is None:
+                continue
+            # until its exec the child still bears bubblewrap's name
+            if ref.stat.ppid == init.pid and ref.stat.comm != init.stat.comm:
+                self._on_cli(ref)
+                return
+            ref.close()
+        self._timer = self._loop.call_later(_POLL_SECONDS, self._find_cli)
+
+    def _parse_lines(self) -> None:
+        *lines, self._text = self._text.split(b"\n")
+        for line in lines:
+            word, _, rest = line.decode(errors="replace").partition(" ")
+            if word == "pid":
+                ref = procfs.ProcessRef.open(int(rest))
+                # already dead: its status follows
+                if ref is not None and ref.stat.ppid == self._wrapper_pid:
+                    self._on_cli(ref)
+            elif word == "error":
+                self._on_error("exec", rest.partition(" ")[2])
+            else:
+                self._on_report(word, int(rest))

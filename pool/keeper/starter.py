@@ -1,0 +1,118 @@
+"""Starts a keeper that outlives its starter, and waits for a keeper's end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pool.keeper.gateway import GATEWAY_ENVIRONMENT
+
+# a keeper waits for its predecessor's lock and ends what that one left before it listens
+START_SECONDS = 60.0
+
+
+class KeeperNotStarted(Exception):
+    """The keeper did not come to listen; the text is its own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeeperCommand:
+    """How to start a keeper; ``program`` is the command without options."""
+
+    program: Sequence[str]
+    data_dir: Path
+    runtime_dir: Path
+    lease_seconds: float
+    spool_max_bytes: int
+    segment_bytes: int
+    gateway: Sequence[str] | None
+
+    def argv(self) -> list[str]:
+        """The whole command line."""
+        gateway = [] if self.gateway is None else ["--gateway-command", json.dumps(list(self.gateway))]
+        return [
+            *self.program,
+            *("--data", str(self.data_dir), "--runtime", str(self.runtime_dir)),
+            *("--lease", str(self.lease_seconds)),
+            *("--spool-max", str(self.spool_max_bytes), "--segment", str(self.segment_bytes)),
+            *gateway,
+            "--detach",
+        ]
+
+
+async def start_keeper(command: KeeperCommand, environment: Mapping[str, str]) -> None:
+    """Start a keeper in a session of its own; returns when it listens. Raises ``KeeperNotStarted``.
+
+    It gets what a program needs of ``environment`` and nothing else.
+    """
+    env = {key: environment[key] for key in GATEWAY_ENVIRONMENT if key in environment}
+
+    def run() -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(
+            command.argv(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=env,
+            cwd="/",
+            check=False,
+            timeout=START_SECONDS,
+            start_new_session=True,
+        )
+
+    try:
+        done = await asyncio.to_thread(run)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise KeeperNotStarted(str(error)) from error
+    if done.returncode != 0:
+        text = done.stderr.decode(errors="replace").strip()[-2000:]
+        raise KeeperNotStarted(text or f"it exited with {done.returncode}")
+
+
+class KeeperProcess:
+    """A running keeper, held by its pidfd."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._fd: int | None = None
+        with contextlib.suppress(ProcessLookupError):
+            self._fd = os.pidfd_open(pid)
+
+    async def wait(self, seconds: float) -> bool:
+        """Wait until it has ended; False when it has not after ``seconds``."""
+        if self._fd is None:
+            return True
+        loop = asyncio.get_running_loop()
+        ended = loop.create_future()
+        loop.add_reader(self._fd, _settle, ended)
+        try:
+            await asyncio.wait_for(ended, seconds)
+        except TimeoutError:
+            return False
+        finally:
+            loop.remove_reader(self._fd)
+        return True
+
+    def kill(self) -> None:
+        """Send KILL; all its instances end with it."""
+        if self._fd is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._fd, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Let go of the pidfd."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

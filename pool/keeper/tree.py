@@ -1,0 +1,65 @@
+"""All processes of one instance: ending them and knowing that none is left."""
+
+from __future__ import annotations
+
+import signal
+
+from pool.keeper import procfs
+from pool.keeper.reaper import Reaper
+
+
+class Tree:
+    """The wrapper, the namespace's init where there is one, the CLI, and all below them.
+
+    A pid namespace dies as one, and its init's death is the proof: the kernel
+    lets it go only after everything in it. Without one, the tree is what
+    descends from the shim or carries the instance's marker.
+    """
+
+    def __init__(self, marker: str, reaper: Reaper, wrapper: procfs.ProcessRef | None) -> None:
+        self._marker = marker
+        self._reaper = reaper
+        self._wrapper = wrapper
+        self.init: procfs.ProcessRef | None = None
+        self.cli: procfs.ProcessRef | None = None
+        self.is_wrapper_reaped = False
+
+    def kill(self, *, with_wrapper: bool) -> None:
+        """Send KILL to everything that is left, to the wrapper only if told to.
+
+        The shim goes last in any case: while it lives, orphans stay below it.
+        """
+        survivors: list[procfs.Stat] = []
+        if self.init is not None:
+            self.init.signal(signal.SIGKILL)
+        else:
+            survivors = self._survivors()
+            for stat in survivors:
+                procfs.signal_exactly(stat, signal.SIGKILL)
+        if with_wrapper and not survivors and self._wrapper is not None:
+            self._wrapper.signal(signal.SIGKILL)
+
+    def is_gone(self) -> bool:
+        """Is nothing left?"""
+        if not self.is_wrapper_reaped:
+            return False
+        if self.init is not None:
+            return self.init.is_dead
+        return not self._survivors()
+
+    def close(self) -> None:
+        """Let go of the pidfds."""
+        for ref in (self._wrapper, self.init, self.cli):
+            if ref is not None:
+                ref.close()
+
+    def _survivors(self) -> list[procfs.Stat]:
+        """Everything but the wrapper itself."""
+        found = {stat.pid: stat for stat in procfs.marked([self._marker]).get(self._marker, [])}
+        roots = [ref.pid for ref in (self._wrapper, self.cli) if ref is not None and not ref.is_dead]
+        found.update((stat.pid, stat) for stat in procfs.descendants([*roots, *found]))
+        if self.is_wrapper_reaped:
+            found.update((stat.pid, stat) for stat in self._reaper.strangers())
+        elif self._wrapper is not None:
+            found.pop(self._wrapper.pid, None)
+        return list(found.values())

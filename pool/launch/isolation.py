@@ -1,0 +1,133 @@
+"""Which isolation can be had on this machine, found out by trying."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from pool.errors import IsolationUnavailable
+
+_INSTALL = "install bubblewrap: apt-get install bubblewrap"
+_NAMESPACES = (
+    "bubblewrap cannot make user namespaces here: allow them (sysctl kernel.unprivileged_userns_clone=1, "
+    "user.max_user_namespaces above 0, kernel.apparmor_restrict_unprivileged_userns=0), or in a container "
+    "run it with a seccomp profile that lets unshare(2) through"
+)
+_NO_UID_MODE = "isolation mode 'uid' is not available in this version: use bwrap or auto"
+_NO_OUTBOUND = "isolation network 'outbound' is not available in this version: use gateway_only or open"
+
+_TRIAL_SECONDS = 10
+_TRIAL = (
+    *("--unshare-user", "--uid", "1000", "--gid", "1000"),
+    *("--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"),
+    *("--die-with-parent", "--new-session", "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What a trial of bubblewrap showed. ``path`` is None when there is none."""
+
+    path: str | None
+    works: bool = False
+    cuts_network: bool = False
+    disables_nesting: bool = False
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Isolation:
+    """The mode and network in force, and what would make them stronger."""
+
+    mode: str
+    network: str
+    bwrap: str | None
+    disable_nesting: bool
+    remedies: Sequence[str]
+
+    @property
+    def label(self) -> str:
+        """For people and records: "bwrap/gateway_only"."""
+        return f"{self.mode}/{self.network}"
+
+
+@cache
+def probe() -> Probe:
+    """Run bubblewrap as the sandbox will; the answer of the first time is kept."""
+    path = shutil.which("bwrap")
+    if path is None:
+        return Probe(None)
+    plain = _try(path)
+    if plain is not None:
+        return Probe(path, detail=plain)
+    return Probe(
+        path,
+        works=True,
+        cuts_network=_try(path, "--unshare-net") is None,
+        disables_nesting=_try(path, "--disable-userns") is None,
+    )
+
+
+def resolve(mode: str, network: str, found: Probe | None = None) -> Isolation:
+    """The isolation to use for the configured mode and network.
+
+    Raises ``IsolationUnavailable`` for one asked for by name that cannot be
+    had; the text has the remedy.
+    """
+    seen = found or probe()
+    if mode == "uid":
+        raise IsolationUnavailable(_NO_UID_MODE)
+    if network == "outbound":
+        raise IsolationUnavailable(_NO_OUTBOUND)
+    remedy = _remedy(seen)
+    if mode == "bwrap" and remedy is not None:
+        raise IsolationUnavailable(f"isolation mode 'bwrap' is not available: {remedy}")
+    if mode == "none" or remedy is not None:
+        return _without_sandbox(network, [] if remedy is None else [remedy])
+    if network == "auto":
+        network = "gateway_only" if seen.cuts_network else "open"
+    if network == "gateway_only" and not seen.cuts_network:
+        raise IsolationUnavailable(
+            "isolation network 'gateway_only' is not available: bubblewrap cannot make network namespaces "
+            "here; set network: open, or allow them in the container's seccomp profile"
+        )
+    return Isolation("bwrap", network, seen.path, seen.disables_nesting, ())
+
+
+def _without_sandbox(network: str, remedies: Sequence[str]) -> Isolation:
+    if network == "gateway_only":
+        raise IsolationUnavailable(
+            "isolation network 'gateway_only' needs mode bwrap"
+            + "".join(f"; {remedy}" for remedy in remedies)
+        )
+    return Isolation("none", "open", None, False, tuple(remedies))
+
+
+def _remedy(seen: Probe) -> str | None:
+    if seen.path is None:
+        return _INSTALL
+    if not seen.works:
+        return f"{_NAMESPACES} ({seen.detail})"
+    return None
+
+
+def _try(path: str, *more: str) -> str | None:
+    """None when it ran, else why not."""
+    command = [path, *_TRIAL, *more, "--", "/bin/true"]
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_TRIAL_SECONDS,
+            check=False,
+            env={"PATH": "/usr/bin:/bin"},
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    if done.returncode == 0:
+        return None
+    return done.stderr.decode(errors="replace").strip() or f"it exited with {done.returncode}"

@@ -1,0 +1,212 @@
+"""The launcher of this machine: a keeper, started when none runs, and a sandbox for each instance."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from pool.config import PoolConfig
+from pool.errors import KeeperUnavailable
+from pool.keeper.client import ConnectionLost, KeeperClient, KeeperError
+from pool.keeper.server import SOCKET_NAME
+from pool.keeper.starter import KeeperCommand, KeeperNotStarted, KeeperProcess, start_keeper
+from pool.launch import sandbox
+from pool.launch.base import InstanceHandle, InstanceListing, InstanceSink, Launcher, LaunchSpec, StopGraces
+from pool.launch.isolation import resolve
+from pool.launch.local_handle import Feed, LocalHandle, graces_of, launch_failed, listing_of, pool_error
+from pool.launch.local_request import LocalRequests
+from pool.launch.runtime_dir import make_runtime_dir, runtime_dir_for
+from pool.model import InstanceId
+
+_OPEN_ATTEMPTS = 5
+_ABANDON_SECONDS = 10.0
+_LEAVE_SECONDS = 15.0
+
+_NO_KEEPER = "the keeper is not attached: open the launcher first"
+
+
+class LocalLauncher(Launcher):
+    """See ``Launcher``. The constructor tries the isolation out; ``open`` does the rest.
+
+    Raises ``IsolationUnavailable``. It reads of the environment: PATH and the
+    language for programs, proxies for the gateway; nothing reaches a CLI but PATH.
+    """
+
+    def __init__(self, config: PoolConfig) -> None:
+        self._config = config
+        self._isolation = resolve(config.isolation_mode, config.isolation_network)
+        self._runtime_dir = runtime_dir_for(config.data_dir, config.runtime_dir, os.environ)
+        self._requests = LocalRequests(config, self._isolation, self._runtime_dir)
+        self._client: KeeperClient | None = None
+        self._keeper: KeeperProcess | None = None
+        self._epoch: int | None = None
+        self._fenced_by: int | None = None
+        self._lost_callbacks: list[Callable[[], None]] = []
+        self._opening = asyncio.Lock()
+
+    async def open(self, epoch: int) -> int:
+        """See ``Launcher``; starts a keeper when none runs. Again after a loss: a new keeper."""
+        async with self._opening:
+            if self._client is not None and self._epoch is not None and self._epoch >= epoch:
+                return self._epoch
+            if self._fenced_by is not None:
+                raise KeeperUnavailable(f"another server took over with epoch {self._fenced_by}")
+            make_runtime_dir(self._runtime_dir)
+            self._write_etc_files()
+            client = await self._connect(max(epoch, self._epoch or 0))
+            if self._keeper is not None:
+                self._keeper.close()
+            assert client.hello is not None
+            self._client = client
+            self._keeper = KeeperProcess(client.hello.pid)
+            self._epoch = client.hello.epoch
+            return self._epoch
+
+    async def list(self) -> Sequence[InstanceListing]:
+        """See ``Launcher``."""
+        answer = await self._request("list")
+        return [listing_of(facts) for facts in answer["instances"]]
+
+    async def start(self, spec: LaunchSpec, sink: InstanceSink) -> InstanceHandle:
+        """See ``Launcher``."""
+        client = self._attached()
+        request = self._requests.start(spec)
+        feed = Feed(sink)
+        try:
+            attached = await client.start(request, feed)
+        except asyncio.CancelledError:
+            feed.is_muted = True
+            await self._abandon(client, spec.instance_id)
+            raise
+        except ConnectionLost as error:
+            raise KeeperUnavailable(str(error)) from error
+        except KeeperError as error:
+            raise launch_failed(error) from error
+        return LocalHandle(client, spec.instance_id, attached.handle, attached.facts, feed)
+
+    async def attach(self, instance_id: InstanceId, offset: int, sink: InstanceSink) -> InstanceHandle:
+        """See ``Launcher``."""
+        feed = Feed(sink)
+        client = self._attached()
+        try:
+            attached = await client.attach(instance_id, offset, feed)
+        except asyncio.CancelledError:
+            feed.is_muted = True
+            raise
+        except KeeperError as error:
+            raise pool_error(error) from error
+        return LocalHandle(client, instance_id, attached.handle, attached.facts, feed)
+
+    async def read_spool(self, instance_id: InstanceId, offset: int, limit: int) -> tuple[int, bytes]:
+        """See ``Launcher``."""
+        try:
+            return await self._attached().read(instance_id, offset, limit)
+        except KeeperError as error:
+            raise pool_error(error) from error
+
+    async def forget(self, instance_id: InstanceId) -> None:
+        """See ``Launcher``. Raises ``Conflict`` for one that has not exited."""
+        await self._request("forget", instance=instance_id)
+
+    def on_lost(self, callback: Callable[[], None]) -> None:
+        """See ``Launcher``."""
+        self._lost_callbacks.append(callback)
+
+    def supervisor_pids(self) -> set[int]:
+        """See ``Launcher``: the keeper's, while attached."""
+        return set() if self._keeper is None or self._client is None else {self._keeper.pid}
+
+    async def aclose(self, *, end_instances: bool) -> None:
+        """See ``Launcher``; with ``end_instances`` returns when keeper and gateway are really gone."""
+        client, self._client = self._client, None
+        keeper, self._keeper = self._keeper, None
+        try:
+            if client is not None and keeper is not None and end_instances:
+                await self._end_keeper(client, keeper)
+        finally:
+            if client is not None:
+                client.close()
+                await client.wait_closed()
+            if keeper is not None:
+                keeper.close()
+
+    def describe_isolation(self) -> tuple[str, str, Sequence[str]]:
+        """See ``Launcher``."""
+        return self._isolation.mode, self._isolation.network, self._isolation.remedies
+
+    async def _connect(self, epoch: int) -> KeeperClient:
+        problem = "it does not listen"
+        for _ in range(_OPEN_ATTEMPTS):
+            try:
+                path = self._runtime_dir / SOCKET_NAME
+                return await KeeperClient.connect(path, epoch, self._lost)
+            except (OSError, ConnectionLost) as error:
+                problem = str(error)
+                await self._start_keeper()
+            except KeeperError as error:
+                # only a server that was never attached may pass by an epoch that it has not heard of
+                if error.code != "stale_epoch" or self._epoch is not None:
+                    raise KeeperUnavailable(str(error), details={"code": error.code}) from error
+                epoch = int(error.details["epoch"]) + 1
+        raise KeeperUnavailable(f"the keeper cannot be reached: {problem}")
+
+    async def _start_keeper(self) -> None:
+        config = self._config
+        command = KeeperCommand(
+            program=config.keeper_command,
+            data_dir=config.data_dir,
+            runtime_dir=self._runtime_dir,
+            lease_seconds=config.orphan_lease_seconds,
+            spool_max_bytes=config.spool_max_bytes,
+            segment_bytes=config.spool_segment_bytes,
+            gateway=config.gateway_command or None,
+        )
+        try:
+            await start_keeper(command, os.environ)
+        except KeeperNotStarted as error:
+            raise KeeperUnavailable(f"the keeper did not start: {error}") from error
+
+    def _lost(self, fenced_by: int | None) -> None:
+        self._client = None
+        self._fenced_by = fenced_by
+        for callback in self._lost_callbacks:
+            callback()
+
+    def _attached(self) -> KeeperClient:
+        if self._client is None:
+            raise KeeperUnavailable(_NO_KEEPER)
+        return self._client
+
+    async def _request(self, op: str, **fields: Any) -> dict[str, Any]:
+        try:
+            return await self._attached().request(op, **fields)
+        except KeeperError as error:
+            raise pool_error(error) from error
+
+    async def _abandon(self, client: KeeperClient, instance_id: InstanceId) -> None:
+        """End a start whose caller has gone away; the request leaves at once."""
+        with suppress(KeeperError, TimeoutError):
+            async with asyncio.timeout(_ABANDON_SECONDS):
+                await client.request("abandon", instance=instance_id)
+
+    async def _end_keeper(self, client: KeeperClient, keeper: KeeperProcess) -> None:
+        graces = StopGraces(term=self._config.stop_grace_seconds)
+        with suppress(ConnectionLost):
+            await client.request("shutdown", graces=graces_of(graces))
+        if not await keeper.wait(sum(graces_of(graces)) + _LEAVE_SECONDS):
+            keeper.kill()
+            await keeper.wait(_LEAVE_SECONDS)
+
+    def _write_etc_files(self) -> None:
+        directory = self._config.data_dir / "sandbox"
+        directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+        for name, text in sandbox.ETC_TEXTS.items():
+            path = directory / name
+            if not path.exists() or path.read_text() != text:
+                temporary = directory / f".{name}.{os.getpid()}"
+                temporary.write_text(text)
+                temporary.chmod(0o644)
+                temporary.replace(path)

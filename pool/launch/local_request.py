@@ -1,0 +1,122 @@
+"""What the keeper is asked to start: the CLI, its command line and its environment."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from pool.config import PoolConfig
+from pool.errors import LaunchFailed
+from pool.keeper.gateway import socket_directory
+from pool.launch import sandbox
+from pool.launch.base import LaunchSpec
+from pool.launch.isolation import Isolation
+
+
+class LocalRequests:
+    """Builds start requests for one data directory and one isolation."""
+
+    def __init__(self, config: PoolConfig, isolation: Isolation, runtime_dir: Path) -> None:
+        self._config = config
+        self._isolation = isolation
+        self._runtime_dir = runtime_dir
+
+    def start(self, spec: LaunchSpec) -> dict[str, Any]:
+        """The request for ``spec``; makes the config directory. Raises ``LaunchFailed``."""
+        cli = find_cli(self._config.cli_path)
+        if not spec.workspace.is_dir():
+            raise LaunchFailed(
+                f"the workspace {spec.workspace} is not a directory", details={"step": "workspace"}
+            )
+        try:
+            (spec.home / ".claude").mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise LaunchFailed(f"cannot make the home: {error}", details={"step": "home"}) from error
+        prefixes = interpreter_prefixes(cli)
+        fill = self._sandboxed if self._isolation.mode == "bwrap" else self._plain
+        return {
+            "instance": spec.instance_id,
+            "isolation": self._isolation.label,
+            "labels": dict(spec.labels),
+            **fill(spec, cli, prefixes),
+        }
+
+    def _sandboxed(self, spec: LaunchSpec, cli: Path, prefixes: Sequence[Path]) -> dict[str, Any]:
+        names = [name for name in sandbox.ROOT_NAMES if os.path.lexists(f"/{name}")]
+        plan = sandbox.SandboxPlan(
+            bwrap=self._isolation.bwrap or "bwrap",
+            cli=cli,
+            cli_args=spec.cli_args,
+            workspace=spec.workspace,
+            home=spec.home,
+            model_dir=socket_directory(self._runtime_dir, spec.instance_id),
+            etc_dir=self._config.data_dir / "sandbox",
+            cut_network=self._isolation.network == "gateway_only",
+            disable_nesting=self._isolation.disable_nesting,
+            prefixes=[prefix for prefix in prefixes if not prefix.is_relative_to("/usr")],
+            root_links=[name for name in names if os.path.islink(f"/{name}")],
+            root_dirs=[name for name in names if not os.path.islink(f"/{name}")],
+        )
+        env = sandbox.sandbox_environment(spec.env, prefixes)
+        return {"wrapper": "bwrap", "argv": sandbox.bwrap_argv(plan), "env": env, "cwd": "/"}
+
+    def _plain(self, spec: LaunchSpec, cli: Path, prefixes: Sequence[Path]) -> dict[str, Any]:
+        tmp_dir = self._config.data_dir / "tmp" / hashlib.sha256(spec.instance_id.encode()).hexdigest()[:12]
+        path = os.environ.get("PATH", sandbox.SYSTEM_PATH)
+        env = sandbox.plain_environment(
+            spec.env,
+            home=spec.home,
+            tmp_dir=tmp_dir,
+            model_dir=socket_directory(self._runtime_dir, spec.instance_id),
+            path=":".join([*(f"{prefix}/bin" for prefix in prefixes), path]),
+        )
+        return {
+            "wrapper": "shim",
+            "argv": [str(cli), *spec.cli_args],
+            "env": env,
+            "cwd": str(spec.workspace),
+            "tmp_dir": str(tmp_dir),
+        }
+
+
+def find_cli(configured: Path | None) -> Path:
+    """The CLI to run: the configured one, the wheel's, or ``claude`` on PATH. Raises ``LaunchFailed``."""
+    found = configured or _bundled_cli()
+    if found is None:
+        on_path = shutil.which("claude")
+        found = None if on_path is None else Path(on_path)
+    if found is None:
+        raise LaunchFailed("no claude CLI: install claude-agent-sdk or set cli.path", details={"step": "cli"})
+    real = found.resolve()
+    if not real.is_file() or not os.access(real, os.X_OK):
+        raise LaunchFailed(f"the CLI {found} is not an executable file", details={"step": "cli"})
+    return real
+
+
+def _bundled_cli() -> Path | None:
+    spec = find_spec("claude_agent_sdk")
+    if spec is None or spec.origin is None:
+        return None
+    path = Path(spec.origin).parent / "_bundled" / "claude"
+    return path if path.exists() else None
+
+
+def interpreter_prefixes(cli: Path) -> Sequence[Path]:
+    """Directories that a CLI which is a script needs to run; none for a real binary."""
+    with cli.open("rb") as file:
+        first = file.readline(512)
+    if not first.startswith(b"#!"):
+        return []
+    words = os.fsdecode(first[2:]).split()
+    prefixes = [Path(sys.prefix), Path(sys.base_prefix)]
+    if words and words[0].endswith("/bin/" + Path(words[0]).name):
+        named = Path(words[0]).parent.parent
+        prefixes += [named, Path(words[0]).resolve().parent.parent]
+    unique = dict.fromkeys(prefix for prefix in prefixes if prefix.is_dir() and prefix != Path("/"))
+    return [prefix for prefix in unique if str(prefix) != "/usr"]
