@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from urllib.request import getproxies_environment, proxy_bypass
 
 import aiohttp
 from aiohttp import web
@@ -73,8 +74,9 @@ async def pass_through(
             headers=_to_upstream(request.headers, provider),
             data=body if request.can_read_body else None,
             allow_redirects=False,
+            proxy=_proxy_for(url),
         )
-    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+    except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
         raise UpstreamUnreachable(type(error).__name__) from None
     async with upstream:
         response = web.StreamResponse(status=upstream.status, headers=_to_caller(upstream.headers))
@@ -85,6 +87,18 @@ async def pass_through(
             # Closed without the end of the chunked body: the CLI sees a cut and retries.
             request.transport.close()
         return response
+
+
+def _proxy_for(url: URL) -> str | None:
+    """The proxy that the environment names for ``url``.
+
+    Not left to aiohttp's ``trust_env``: that would also send what a
+    ``.netrc`` holds.
+    """
+    if proxy_bypass(f"{url.host}:{url.port}"):
+        return None
+    proxies = getproxies_environment()
+    return proxies.get(url.scheme) or proxies.get("all")
 
 
 async def _relay(upstream: aiohttp.ClientResponse, response: web.StreamResponse) -> bool:

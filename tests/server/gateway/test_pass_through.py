@@ -230,6 +230,21 @@ async def test_a_redirect_is_not_followed_with_our_key(tmp_path: Path) -> None:
     assert upstream.targets == ["POST /v1/messages"]
 
 
+async def test_the_environments_proxy_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with scripted_upstream(fine) as proxy, gateway_here(tmp_path) as caller:
+        monkeypatch.setenv("http_proxy", proxy.url)
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        provider = {"kind": "gateway", "base_url": "http://models.example", "api_key": KEY}
+        write_gateway_config(tmp_path, {"up": provider})
+        async with caller.post("/v1/messages", json=asking("x")) as response:
+            assert response.status == 200
+        assert proxy.headers[0]["Host"] == "models.example"
+        point_to(tmp_path, proxy)
+        async with caller.post("/v1/messages", json=asking("x")) as response:
+            assert response.status == 200
+        assert proxy.headers[1]["Host"] == proxy.url.removeprefix("http://")
+
+
 async def test_only_the_calls_of_a_conversation_pass(tmp_path: Path) -> None:
     async with scripted_upstream(fine) as upstream, gateway_here(tmp_path) as caller:
         point_to(tmp_path, upstream)
