@@ -53,7 +53,9 @@ def outcome_of(
     ``interrupted`` says that we asked for the end, and ``why``.
     """
     aborted = result is not None and (result.terminal_reason or "").startswith("aborted")
-    if aborted or cancelled:
+    failed = result is not None and result.is_error
+    # An API error is told as ``cancelled`` too (measured), with its result before it.
+    if aborted or (cancelled and not failed):
         return Outcome(TurnState.INTERRUPTED, why if interrupted or aborted else CANCELLED)
     if result is None or not result.is_error:
         return Outcome(TurnState.SUCCEEDED)
