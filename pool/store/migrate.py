@@ -15,6 +15,8 @@ from pool.store.engines import create_private_file
 
 HEAD = "0001"
 
+_LOCK = 0x636C61756465
+
 _SCRIPTS = Path(__file__).parent / "migrations"
 _log = logging.getLogger(__name__)
 
@@ -47,6 +49,9 @@ def migrate(engine: sa.Engine, file: Path | None) -> None:
     if current is not None and file is not None:
         back_up(file, file.with_name(f"{file.name}.bak-{current}"))
     with engine.begin() as connection:
+        if connection.dialect.name == "postgresql":
+            # Replicas that start together: the second finds the work done.
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
         config.attributes["connection"] = connection
         command.upgrade(config, HEAD)
     _log.info("store.migrated", extra={"from_schema": current, "to_schema": HEAD})

@@ -38,8 +38,8 @@ async def prune(database: Database, before: float) -> int:
         )
         .exists()
     )
-    old_turn = sa.and_(sa.not_(sa.text(OPEN_TURN)), turns.c.ended_at < before)
-    old_approval = sa.and_(sa.not_(sa.text(OPEN_PERMISSION)), permissions.c.asked_at < before)
+    old_turn = sa.and_(sa.text(f"NOT ({OPEN_TURN})"), turns.c.ended_at < before)
+    old_approval = sa.and_(sa.text(f"NOT ({OPEN_PERMISSION})"), permissions.c.asked_at < before)
     return (
         await delete_in_slices(database, events, exited)
         + await delete_in_slices(database, turns, old_turn)

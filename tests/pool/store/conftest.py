@@ -1,4 +1,4 @@
-"""An open store in a directory of its own."""
+"""An open store: SQLite, and PostgreSQL where ``CLAUDE_POOL_TEST_POSTGRES`` has a URL."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ from pathlib import Path
 import pytest
 
 from pool.store.sql import SqlStore
+from tests.pool.store.kinds import KINDS, an_open_store
+
+
+@pytest.fixture(params=KINDS)
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[SqlStore]:
+    async with an_open_store(request.param, tmp_path) as store:
+        yield store
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[SqlStore]:
-    store = SqlStore(None, tmp_path)
-    await store.open()
-    yield store
-    await store.aclose()
+async def sqlite_store(tmp_path: Path) -> AsyncIterator[SqlStore]:
+    async with an_open_store("sqlite", tmp_path) as store:
+        yield store

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
 import pytest
 
@@ -168,17 +167,3 @@ async def test_sessions_may_be_kept_when_a_user_goes(store: SqlStore, accounts: 
     await store.commit([PutSession(a_session(SessionKey(UserId("alice"), SessionId("kept"))))])
     await accounts.delete_user("alice", keep_sessions=True)
     assert await store.count_sessions(UserId("alice")) == 1
-
-
-async def test_no_secret_text_is_in_the_file(
-    store: SqlStore, accounts: Accounts, clock: HandClock, tmp_path: Path
-) -> None:
-    """Only what the caller gave: ids and hashes; the file is for its owner alone."""
-    await accounts.create_user("alice", "argon-hash")
-    await accounts.put_link("link-hash", "alice", clock.now + 60)
-    await store.check()
-    assert {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {
-        "claude-pool.db": 0o600,
-        "claude-pool.db-wal": 0o600,
-        "claude-pool.db-shm": 0o600,
-    }

@@ -1,0 +1,139 @@
+"""The schema: made from nothing, carried over with a copy, never touched when it is too new."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import warnings
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from pool.errors import StoreUnavailable
+from pool.store import migrate as migrate_module
+from pool.store.base import PutSession
+from pool.store.sql import SqlStore
+from pool.store.tables import metadata
+from tests.pool.store.records import ALICE, a_session
+
+NEXT = '''"""A later version."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+
+
+def upgrade() -> None:
+    op.create_table("later", sa.Column("x", sa.Integer, primary_key=True))
+    {and_then}
+'''
+
+
+async def make(data_dir: Path) -> None:
+    store = SqlStore(None, data_dir)
+    await store.open()
+    await store.commit([PutSession(a_session(title="kept"))])
+    await store.aclose()
+
+
+def ask(file: Path, sql: str) -> list[tuple[object, ...]]:
+    with closing(sqlite3.connect(file)) as connection:
+        return connection.execute(sql).fetchall()
+
+
+def tables(file: Path) -> set[object]:
+    return {row[0] for row in ask(file, "SELECT name FROM sqlite_master WHERE type = 'table'")}
+
+
+@pytest.fixture
+def next_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A program that is one version further; returns its new migration."""
+    scripts = tmp_path / "scripts"
+    shutil.copytree(Path(migrate_module.__file__).parent / "migrations", scripts)
+    script = scripts / "versions" / "0002_later.py"
+    script.write_text(NEXT.format(and_then=""))
+    monkeypatch.setattr(migrate_module, "_SCRIPTS", scripts)
+    monkeypatch.setattr(migrate_module, "HEAD", "0002")
+    return script
+
+
+async def test_the_versions_arrive_at_the_tables(tmp_path: Path) -> None:
+    await make(tmp_path)
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/claude-pool.db")
+    with engine.connect() as connection, warnings.catch_warnings():
+        # Neither can compare the two indexes on lower(); they are looked at below.
+        warnings.filterwarnings("ignore", message=".*expression-based index.*")
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, metadata) == []
+    engine.dispose()
+    file = tmp_path / "claude-pool.db"
+    rows = ask(file, "SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL")
+    made = {str(row[0]): str(row[1]) for row in rows}
+    assert "lower(session_id)" in made["sessions_key"]
+    assert "lower(user_id)" in made["users_folded"]
+    assert set(made) == {index.name for table in metadata.tables.values() for index in table.indexes}
+
+
+async def test_opening_again_changes_nothing_and_copies_nothing(tmp_path: Path) -> None:
+    await make(tmp_path)
+    store = SqlStore(None, tmp_path)
+    await store.open()
+    assert await store.get_session(ALICE) == a_session(title="kept")
+    await store.aclose()
+    assert [path.name for path in tmp_path.iterdir()] == ["claude-pool.db"]
+
+
+async def test_a_newer_schema_is_refused_and_left_alone(tmp_path: Path) -> None:
+    await make(tmp_path)
+    file = tmp_path / "claude-pool.db"
+    with closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    store = SqlStore(None, tmp_path)
+    with pytest.raises(StoreUnavailable, match="9999") as caught:
+        await store.open()
+    assert caught.value.details == {"schema": "9999", "known": "0001"}
+    await store.aclose()
+    assert ask(file, "SELECT version_num FROM alembic_version") == [("9999",)]
+    assert ask(file, "SELECT title FROM sessions") == [("kept",)]
+    assert not list(tmp_path.glob("*.bak-*"))
+
+
+async def test_an_older_schema_is_copied_and_carried_over(tmp_path: Path, next_version: Path) -> None:
+    with pytest.MonkeyPatch.context() as before:
+        before.setattr(migrate_module, "HEAD", "0001")
+        await make(tmp_path)
+    store = SqlStore(None, tmp_path)
+    await store.open()
+    assert await store.get_session(ALICE) == a_session(title="kept")
+    await store.aclose()
+    file, copy = tmp_path / "claude-pool.db", tmp_path / "claude-pool.db.bak-0001"
+    assert "later" in tables(file)
+    assert "later" not in tables(copy)
+    assert ask(copy, "SELECT title FROM sessions") == [("kept",)]
+    assert copy.stat().st_mode & 0o777 == 0o600
+
+
+async def test_a_migration_that_fails_leaves_the_old_schema(tmp_path: Path, next_version: Path) -> None:
+    next_version.write_text(NEXT.format(and_then='op.execute("INSERT INTO nowhere VALUES (1)")'))
+    with pytest.MonkeyPatch.context() as before:
+        before.setattr(migrate_module, "HEAD", "0001")
+        await make(tmp_path)
+    store = SqlStore(None, tmp_path)
+    with pytest.raises(StoreUnavailable):
+        await store.open()
+    await store.aclose()
+    file = tmp_path / "claude-pool.db"
+    assert "later" not in tables(file)
+    assert ask(file, "SELECT version_num FROM alembic_version") == [("0001",)]
+    with pytest.MonkeyPatch.context() as before:
+        before.setattr(migrate_module, "HEAD", "0001")
+        again = SqlStore(None, tmp_path)
+        await again.open()
+        await again.check()
+        await again.aclose()

@@ -1,0 +1,39 @@
+"""What is no longer kept goes; what is open or young stays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pool.model import Cursor, InstanceState, TurnId, TurnState
+from pool.store.base import AppendEvents, PutInstance, PutPermission, PutSession, PutTurn
+from pool.store.sql import SqlStore
+from tests.pool.store.records import ALICE, a_session, a_turn, an_approval, an_instance, entries
+
+
+async def test_history_that_ended_long_ago_goes(store: SqlStore) -> None:
+    old: dict[str, Any] = {"state": InstanceState.EXITED, "exited_at": 100.0}
+    young: dict[str, Any] = {"state": InstanceState.EXITED, "exited_at": 300.0}
+    await store.commit(
+        [
+            PutSession(a_session()),
+            PutInstance(an_instance(ordinal=1, **old)),
+            PutInstance(an_instance(ordinal=2, **young)),
+            PutInstance(an_instance(ordinal=3)),
+            AppendEvents(ALICE, entries(*((1, offset, 0) for offset in range(1, 4501)))),
+            AppendEvents(ALICE, entries((2, 1, 0), (3, 1, 0))),
+            PutTurn(a_turn(number=1, state=TurnState.SUCCEEDED, ended_at=100.0)),
+            PutTurn(a_turn(number=2, state=TurnState.LOST, ended_at=300.0)),
+            PutTurn(a_turn(number=3)),
+            PutPermission(an_approval(request_id="r-old", state="closed", asked_at=100.0)),
+            PutPermission(an_approval(request_id="r-open", asked_at=100.0)),
+        ]
+    )
+    assert await store.prune(200.0) == 4500 + 1 + 1
+    assert await store.prune(200.0) == 0
+    assert [entry.cursor for entry in await store.read_events(ALICE)] == [Cursor(2, 1, 0), Cursor(3, 1, 0)]
+    assert await store.get_turn(ALICE, TurnId("t-alice-default-1")) is None
+    assert await store.find_turn(ALICE, "m-1") is None
+    assert await store.next_turn_number(ALICE) == 4
+    assert [record.ordinal for record in await store.exited_instances(ALICE)] == [1, 2]
+    [work] = await store.open_work()
+    assert [approval.request_id for approval in work.permissions] == ["r-open"]
