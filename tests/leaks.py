@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 
-from tests.procfs import Process, is_alive, pids, processes
+from tests.procfs import MARKER, Process, is_alive, pids, processes
 
 TEST_MARKER = "CLAUDE_POOL_TEST"
 SETTLE_SECONDS = 2.0
@@ -95,8 +95,13 @@ def _settled(look: Callable[[], list[str]]) -> list[str]:
 
 
 def _shows(process: Process, signs: list[str]) -> bool:
-    text = "\0".join([*process.argv, process.cwd, *(f"{k}={v}" for k, v in process.environ.items())])
-    return any(sign in text for sign in signs)
+    environ = process.environ
+    text = "\0".join([*process.argv, process.cwd, *(f"{k}={v}" for k, v in environ.items())])
+    if any(sign in text for sign in signs):
+        return True
+    # A sandbox hides the host's paths, but its mounts name them below their file system's root.
+    mounts = process.mounts if MARKER in environ else ""
+    return any("/".join(sign.rsplit("/", 2)[1:]) in mounts for sign in signs if "/" in sign)
 
 
 def _is_harmless(process: Process) -> bool:

@@ -44,6 +44,11 @@ class Process:
         except OSError:
             return ""
 
+    @property
+    def mounts(self) -> str:
+        """Its mounts, as ``mountinfo`` lists them; empty when it is gone."""
+        return _read(self.pid, "mountinfo").decode("utf-8", "replace")
+
     def __str__(self) -> str:
         return f"pid {self.pid} (parent {self.ppid}, state {self.state}): {' '.join(self.argv)[:200] or '?'}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import subprocess
 import tempfile
 import threading
@@ -88,3 +89,17 @@ async def test_eventually_waits_and_then_tells_what_for() -> None:
     assert await eventually(third_time, 5)
     with pytest.raises(AssertionError, match=r"not within 0\.1 s: the impossible"):
         await eventually(lambda: False, 0.1, what="the impossible")
+
+
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="needs bubblewrap")
+def test_a_sandboxed_process_is_known_by_its_mounts(watch: Watch, tmp_path: Path) -> None:
+    sandbox = ["bwrap", "--ro-bind", "/", "/", "--bind", str(tmp_path), "/mnt", "--chdir", "/mnt"]
+    sandbox += ["--unshare-pid", "--clearenv", "--setenv", "CLAUDE_POOL_INSTANCE", "i1", "sleep", "30"]
+    child = subprocess.Popen(sandbox, env={})
+    eventually_sync(lambda: any(p.argv[:1] == ["sleep"] for p in watch.left_processes([str(tmp_path)])))
+    inner = next(p for p in watch.left_processes([str(tmp_path)]) if p.argv[:1] == ["sleep"])
+    assert "/mnt" in inner.cwd
+    assert leaks._shows(inner, [str(tmp_path)])
+    watch.leaks([str(tmp_path)])
+    eventually_sync(lambda: not is_alive(inner.pid))
+    child.returncode = -9

@@ -72,7 +72,8 @@ def interrupt(claude: Claude, request: Frame) -> Frame:
         claude.frame({"type": "control_cancel_request", "request_id": ask.request_id})
         claude.later.append(partial(ask.answers.put, None))
     ids = [[frame.get("uuid") for frame in frames] for frames in (claude.queue, cancelled)]
-    return {"still_queued": ids[0], "cancelled": ids[1]}
+    answer: Frame = {"still_queued": ids[0]}
+    return {**answer, "cancelled": ids[1]} if request.get("cancel_queued") else answer
 
 
 def set_permission_mode(claude: Claude, request: Frame) -> Frame:
@@ -80,17 +81,20 @@ def set_permission_mode(claude: Claude, request: Frame) -> Frame:
     if request.get("mode") == "bypassPermissions":
         raise Refusal("Cannot set permission mode to bypassPermissions", "bypass_not_launched")
     if request.get("mode") not in MODES:
-        raise Refusal(f"Invalid permission mode: {request.get('mode')}", "invalid_request")
+        raise Refusal(f"Cannot set permission mode: must be one of {', '.join(MODES)}", "invalid_mode")
     claude.mode = request["mode"]
-    claude.emit("system", "status", status=None, permissionMode=claude.mode)
+    status = {"status": None, "permissionMode": claude.mode}
+    claude.later.append(partial(claude.emit, "system", "status", **status))
     return {"mode": claude.mode}
 
 
 def set_model(claude: Claude, request: Frame) -> Frame:
-    """Change the model; any name is taken. A line of a user tells it, outside of any turn."""
-    claude.model = request.get("model") or "claude-fake"
-    text = f"<local-command-stdout>Set model to {claude.model}</local-command-stdout>"
-    claude.emit("user", message={"role": "user", "content": text}, parent_tool_use_id=None, isReplay=True)
+    """Change the model to any name. In a conversation that has begun, a user's line tells of it."""
+    model = request.get("model") or "claude-fake"
+    if model != claude.model and claude.transcript.texts:
+        text = f"<local-command-stdout>Set model to {model}</local-command-stdout>"
+        claude.emit("user", message={"role": "user", "content": text}, parent_tool_use_id=None)
+    claude.model = model
     return {"model": claude.model}
 
 
@@ -120,7 +124,7 @@ def mcp_status(claude: Claude, request: Frame) -> Frame:
     }
 
 
-CONTROLS: dict[str, Callable[[Claude, Frame], Frame]] = {
+CONTROLS: dict[str, Callable[[Claude, Frame], Frame | None]] = {
     "initialize": initialize,
     "interrupt": interrupt,
     "set_permission_mode": set_permission_mode,
@@ -128,11 +132,11 @@ CONTROLS: dict[str, Callable[[Claude, Frame], Frame]] = {
     "cancel_async_message": cancel_async_message,
     "mcp_set_servers": mcp_set_servers,
     "mcp_status": mcp_status,
-    "get_session_cost": lambda claude, _: {"total_cost_usd": 0.001 * claude.results},
+    "get_session_cost": lambda claude, _: {"text": f"Estimated cost: ${0.001 * claude.results:.4f}"},
     "get_binary_version": lambda *_: {"version": "2.1.329"},
     "get_context_usage": lambda *_: {"totalTokens": 10, "maxTokens": 200000, "percentage": 0},
     "list_models": lambda *_: {"models": MODELS},
-    "set_max_thinking_tokens": lambda *_: {},
+    "set_max_thinking_tokens": lambda *_: None,
     "stop_task": lambda *_: {},
-    "rename_session": lambda *_: {},
+    "rename_session": lambda *_: None,
 }

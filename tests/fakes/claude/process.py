@@ -160,7 +160,7 @@ class Claude:
         except ValueError:
             leave(1, f"Error parsing streaming input line (type=unknown, {len(text)} chars): SyntaxError")
         if frame is None:
-            leave(1, "TypeError: null is not an object (evaluating 'message.type')")
+            leave(1, f"Error parsing streaming input line (type=unknown, {len(text)} chars): TypeError")
         kind = frame.get("type") if isinstance(frame, dict) else None
         if kind == "user":
             self.user(frame)
@@ -176,6 +176,8 @@ class Claude:
             leave(1, f"Error: Expected message role 'user', got '{role}'")
         if frame.get("uuid") in self.seen:
             with self.changed:
+                if frame["uuid"] in self.transcript.finished:
+                    self.lifecycle([frame], "completed")
                 if self.state == "idle":
                     self.tell_state("idle")
             return
@@ -194,13 +196,14 @@ class Claude:
     def control(self, request_id: str, request: Frame | None) -> None:
         """Answer a request of the host."""
         if request is None:
-            leave(1, "Missing request on control_request")
+            leave(1, "Error: Missing request on control_request")
         body: Frame = {"subtype": "success", "request_id": request_id}
         subtype = request.get("subtype")
         try:
             if subtype not in CONTROLS:
                 raise Refusal(f"Unsupported control request subtype: {subtype}", "unsupported_request")
-            body["response"] = CONTROLS[subtype](self, request)
+            answer = CONTROLS[subtype](self, request)
+            body.update({} if answer is None else {"response": answer})
         except Refusal as refusal:
             body.update(subtype="error", error=refusal.args[0], error_code=refusal.args[1])
         if subtype == "initialize" and self.started:

@@ -229,7 +229,8 @@ class Turn:
             modelUsage={}, permission_denials=self.denials, terminal_reason=fields.pop("terminal_reason")
         )
         frame.update(is_error=fields.pop("is_error"), num_turns=self.requests, subtype=subtype, **fields)
-        frame.update(ttft_ms=1, type="result", duration_ms=milliseconds, uuid=new_id())
+        frame.update({} if fields.get("errors") else {"ttft_ms": 1})
+        frame.update(type="result", duration_ms=milliseconds, uuid=new_id())
         if self.uuids:
             frame.update(user_message_uuid=self.uuids[-1], user_message_uuids=self.uuids)
         frame.update({"origin": self.origin} if self.origin else {})
@@ -262,11 +263,16 @@ class Turn:
         self.result("success", is_error=True, result=text, **more)
 
     def clear(self) -> None:
-        """Forget the conversation: the next init has a new session id."""
+        """Forget the conversation. Only the next init tells the new session id, the reset does not."""
         transcript = self.claude.transcript
-        old = transcript.session
+        old, reset_id = transcript.session, new_id()
         transcript.clear()
-        frame = {"type": "conversation_reset", "new_conversation_id": transcript.session, "trigger": "clear"}
-        self.claude.frame({**frame, "session_id": old, "uuid": new_id()})
+        frame = {
+            "type": "conversation_reset",
+            "new_conversation_id": reset_id,
+            "uuid": reset_id,
+            "trigger": "clear",
+        }
+        self.claude.frame({**frame, "session_id": old})
         self.init()
         self.result("success", is_error=False, result="", terminal_reason="completed")
