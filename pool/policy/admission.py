@@ -122,7 +122,8 @@ def _queue(facts: AdmissionFacts) -> Admission:
 
 def _quota_exceeded(facts: AdmissionFacts, limit: int) -> QuotaExceeded:
     return QuotaExceeded(
-        f"you have {facts.user_live} live instances and may have {limit}; stop one or come back later",
+        f"quota exceeded: you have {facts.user_live} live instances and may have {limit}; "
+        "stop one or come back later",
         retry_after_seconds=RETRY_AFTER_SECONDS,
         details={"quota": "max_instances", "limit": limit, "used": facts.user_live},
     )

@@ -4,9 +4,44 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from typing import Protocol
 
-from pool.config import Quota
 from pool.errors import QueueFull, QuotaExceeded, RateLimited, Refused
+
+
+class Limits(Protocol):
+    """The part of ``pool.config.Quota`` that is judged here; None means no limit.
+
+    Spelled out because the configuration reads the machine, and a policy may not.
+    """
+
+    @property
+    def tokens_per_day(self) -> int | None:
+        """Tokens, in and out, from midnight to midnight."""
+
+    @property
+    def usd_per_day(self) -> float | None:
+        """Cost in US dollars from midnight to midnight."""
+
+    @property
+    def usd_per_month(self) -> float | None:
+        """Cost in US dollars in a calendar month."""
+
+    @property
+    def cpu_seconds_per_hour(self) -> float | None:
+        """Processor time of all of the user's processes in the last hour."""
+
+    @property
+    def workspace_bytes(self) -> int | None:
+        """Size of the user's workspace."""
+
+    @property
+    def max_sessions(self) -> int | None:
+        """Sessions that are not archived."""
+
+    @property
+    def max_queued_turns(self) -> int | None:
+        """Turns that wait, over all sessions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +61,7 @@ class Usage:
     month_ends_in_seconds: float = 86400.0 * 31
 
 
-def check_usage(usage: Usage, quota: Quota) -> Refused | None:
+def check_usage(usage: Usage, quota: Limits) -> Refused | None:
     """The refusal of a new turn for a user who has used up a limit, or None."""
     for name, used, limit, retry_after_seconds in (
         ("tokens_per_day", usage.tokens_today, quota.tokens_per_day, usage.day_ends_in_seconds),
@@ -40,13 +75,13 @@ def check_usage(usage: Usage, quota: Quota) -> Refused | None:
     return None
 
 
-def check_session_count(count: int, quota: Quota) -> Refused | None:
+def check_session_count(count: int, quota: Limits) -> Refused | None:
     """The refusal of a new session for a user who has ``count`` of them, or None."""
     limit = quota.max_sessions
     return None if limit is None or count < limit else _exceeded("max_sessions", count, limit, 60.0)
 
 
-def check_queued_turns(count: int, quota: Quota) -> Refused | None:
+def check_queued_turns(count: int, quota: Limits) -> Refused | None:
     """The refusal of a new turn for a user who has ``count`` queued already, or None."""
     limit = quota.max_queued_turns
     if limit is None or count < limit:
