@@ -134,8 +134,3 @@ class InstanceMachine(Machine[InstanceState, InstanceEvent, InstanceCommand]):
 
     def __init__(self, name: str, state: InstanceState = InstanceState.STARTING) -> None:
         super().__init__(INSTANCE_TABLE, name, state)
-
-
-def instance_machine(state: InstanceState = InstanceState.STARTING, name: str = "") -> InstanceMachine:
-    """A machine that stands at ``state``, for whom the name does not matter."""
-    return InstanceMachine(name, state)

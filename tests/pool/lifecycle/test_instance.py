@@ -7,7 +7,7 @@ import pytest
 from pool.errors import InvalidTransition
 from pool.lifecycle.instance import InstanceCommand as C
 from pool.lifecycle.instance import InstanceEvent as E
-from pool.lifecycle.instance import InstanceMachine, instance_machine
+from pool.lifecycle.instance import InstanceMachine
 from pool.model import InstanceState as S
 from tests.pool.lifecycle.standing import stands_at
 
@@ -92,7 +92,7 @@ def test_drained_in_a_turn_and_then_stopped_by_a_person() -> None:
 
 @pytest.mark.parametrize("state", [S.STARTING, S.READY])
 def test_drained_without_a_turn_it_goes_at_once(state: S) -> None:
-    machine = instance_machine(state)
+    machine = InstanceMachine("i-1", state)
     assert machine.feed(E.DRAIN_REQUESTED) == (C.START_STOP_LADDER,)
     assert stands_at(machine, S.STOPPING)
 
@@ -131,7 +131,34 @@ def test_a_resumed_cli_prints_a_turn_before_it_answers() -> None:
     ],
 )
 def test_what_cannot_happen_raises(state: S, event: E) -> None:
-    machine = instance_machine(state)
+    machine = InstanceMachine("i-1", state)
     assert not machine.can(event)
     with pytest.raises(InvalidTransition):
         machine.feed(event)
+
+
+@pytest.mark.parametrize("state", [S.STARTING, S.READY, S.BUSY, S.DRAINING, S.STOPPING, S.STUCK])
+def test_it_may_exit_from_anywhere_and_gives_back_what_it_held(state: S) -> None:
+    machine = InstanceMachine("i-1", state)
+    assert machine.feed(E.PROCESS_EXITED) == (C.RELEASE_RESOURCES,)
+    assert stands_at(machine, S.EXITED)
+
+
+def test_stopped_before_it_was_ready() -> None:
+    machine = InstanceMachine("i-1")
+    assert machine.feed(E.STOP_REQUESTED) == (C.START_STOP_LADDER,)
+    assert stands_at(machine, S.STOPPING)
+
+
+def test_stopped_by_a_person_while_it_drains() -> None:
+    machine = InstanceMachine("i-1", S.DRAINING)
+    machine.feed(E.STOP_REQUESTED)
+    assert stands_at(machine, S.STOPPING)
+
+
+@pytest.mark.parametrize("state", [S.STOPPING, S.STUCK])
+@pytest.mark.parametrize("event", [E.HANDSHAKE_DONE, E.TURN_STARTED, E.TURN_ENDED, E.DRAIN_REQUESTED])
+def test_what_it_says_on_the_way_out_changes_nothing(state: S, event: E) -> None:
+    machine = InstanceMachine("i-1", state)
+    assert machine.feed(event) == ()
+    assert stands_at(machine, state)

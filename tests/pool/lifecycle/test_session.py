@@ -131,3 +131,57 @@ def test_a_drain_lets_the_turn_end_and_keeps_the_message_that_came_meanwhile() -
     instance.feed(InstanceEvent.PROCESS_EXITED)
     assert session.feed(E.INSTANCE_ENDED) == (C.WAKE_IF_QUEUED,)
     assert (session.state, queued.state) == (S.PARKED, TurnState.QUEUED)
+
+
+@pytest.mark.parametrize("state", [S.LIVE, S.COOLING, S.FAULTED, S.ARCHIVED])
+def test_a_viewer_changes_nothing_but_a_parked_session(state: S) -> None:
+    session = SessionMachine("s", state)
+    assert session.feed(E.VIEWER_ARRIVED) == ()
+    assert stands_at(session, state)
+
+
+def test_stopped_while_it_wakes() -> None:
+    session = SessionMachine("s", S.WAKING)
+    assert session.feed(E.INSTANCE_ENDED) == (C.WAKE_IF_QUEUED,)
+    assert stands_at(session, S.PARKED)
+
+
+def test_a_crash_while_it_wakes() -> None:
+    session = SessionMachine("s", S.WAKING)
+    assert session.feed(E.INSTANCE_CRASHED) == (C.ARM_BACKOFF,)
+    assert stands_at(session, S.COOLING)
+
+
+def test_a_message_that_came_while_it_cooled_is_looked_for() -> None:
+    for event in (E.REST_DUE, E.RESET_REQUESTED):
+        session = SessionMachine("s", S.COOLING)
+        assert session.feed(event) == (C.WAKE_IF_QUEUED,)
+        assert stands_at(session, S.PARKED)
+
+
+def test_a_reset_of_what_needs_none() -> None:
+    session = SessionMachine("s")
+    assert session.feed(E.RESET_REQUESTED) == ()
+    assert stands_at(session, S.PARKED)
+
+
+@pytest.mark.parametrize("event", [E.INSTANCE_ENDED, E.INSTANCE_CRASHED, E.CRASH_LOOP, E.INSTANCE_STUCK])
+def test_the_late_end_of_its_instance_does_not_mend_a_fault(event: E) -> None:
+    session = SessionMachine("s", S.FAULTED)
+    assert session.feed(event) == ()
+    assert stands_at(session, S.FAULTED)
+
+
+@pytest.mark.parametrize(
+    "event", [E.INSTANCE_ENDED, E.INSTANCE_CRASHED, E.CRASH_LOOP, E.WAKE_REFUSED, E.ARCHIVE_REQUESTED]
+)
+def test_what_still_happens_to_an_archived_one_changes_nothing(event: E) -> None:
+    session = SessionMachine("s", S.ARCHIVED)
+    assert session.feed(event) == ()
+    assert stands_at(session, S.ARCHIVED)
+
+
+def test_an_instance_that_outlives_the_archiving_is_told_to_a_person() -> None:
+    session = SessionMachine("s", S.ARCHIVED)
+    assert session.feed(E.INSTANCE_STUCK) == (C.ALERT_OPERATOR,)
+    assert stands_at(session, S.ARCHIVED)

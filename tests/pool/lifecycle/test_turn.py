@@ -154,3 +154,39 @@ def test_what_cannot_happen_raises(state: S, event: E) -> None:
     with pytest.raises(InvalidTransition):
         turn.feed(event)
     assert turn.state is state
+
+
+@pytest.mark.parametrize("state", [S.DISPATCHING, S.RUNNING, S.AWAITING])
+@pytest.mark.parametrize(
+    ("event", "end"),
+    [(E.ENDED_WELL, S.SUCCEEDED), (E.ENDED_BADLY, S.FAILED), (E.ENDED_INTERRUPTED, S.INTERRUPTED)],
+)
+def test_it_ends_as_the_cli_says_wherever_it_stands(state: S, event: E, end: S) -> None:
+    turn = TurnMachine("t-1", state)
+    closing = (C.CLOSE_PERMISSIONS,) if state is S.AWAITING else ()
+    assert turn.feed(event) == (*closing, *ENDING)
+    assert stands_at(turn, end)
+
+
+@pytest.mark.parametrize("state", [S.DISPATCHING, S.RUNNING, S.AWAITING])
+def test_past_its_deadline_it_is_interrupted_and_past_the_grace_it_is_over(state: S) -> None:
+    turn = TurnMachine("t-1", state)
+    closing = (C.CLOSE_PERMISSIONS,) if state is S.AWAITING else ()
+    assert turn.feed(E.DEADLINE_PASSED) == (C.RECORD, C.SEND_INTERRUPT, C.ARM_GRACE)
+    assert stands_at(turn, state)
+    assert turn.feed(E.GRACE_PASSED) == (*closing, *ENDING, C.STOP_INSTANCE)
+    assert stands_at(turn, S.INTERRUPTED)
+
+
+@pytest.mark.parametrize("state", [S.DISPATCHING, S.RUNNING, S.AWAITING])
+def test_a_restart_of_the_server_does_not_move_it(state: S) -> None:
+    turn = TurnMachine("t-1", state)
+    turn.feed(E.REATTACHED)
+    assert stands_at(turn, state)
+
+
+@pytest.mark.parametrize("state", [S.RUNNING, S.AWAITING])
+def test_told_twice_that_it_has_begun(state: S) -> None:
+    turn = TurnMachine("t-1", state)
+    assert turn.feed(E.STARTED) == ()
+    assert stands_at(turn, state)
