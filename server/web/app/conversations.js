@@ -5,8 +5,8 @@
  * one is always followed, another one as long as it is busy.
  */
 
-import { fold, isBusy, joint, prepend } from "../core/fold.js";
-import { addPending, newModel, retryPending, takePending } from "../core/model.js";
+import { addPending, fold, isBusy, joint, prepend, retryPending, takePending } from "../core/fold.js";
+import { newModel } from "../core/model.js";
 import { newId } from "./keepsakes.js";
 
 const PAGE = 200;
@@ -69,7 +69,7 @@ class Conversations {
       place.model.mode = info.permission_mode ?? null;
       place.model.sessionState = info.state ?? null;
       for (const frame of page.frames) fold(place.model, frame);
-      place.prev = page.frames.length >= PAGE ? (page.prev ?? page.frames[0].cursor) : null;
+      place.prev = page.prev;
       place.status = "ready";
       this.restorePending(place);
       socket.follow(sessionId, joint(page.frames));

@@ -121,7 +121,7 @@ async function enter() {
   loadHealth();
   await loadSessions();
   followAddress();
-  page.composer.area.focus();
+  page.focus();
 }
 
 function takeChoices(source) {
@@ -179,7 +179,7 @@ function show(sessionId) {
 
 async function createSession() {
   page.closeDrawer();
-  page.composer.area.focus();
+  page.focus();
   const { place } = conversations;
   // An empty chat is as good as a new one.
   if (place?.status === "ready" && place.model.items.length === 0 && place.model.pending.length === 0) return;

@@ -2,6 +2,8 @@
  * What `/health` means for a person at the chat page. No DOM.
  */
 
+import { sentence } from "./wording.js";
+
 /** [{id, level, text}] to show above the chat, the gravest first. */
 export function bannersOf(health) {
   if (!health || typeof health !== "object") return [];
@@ -29,10 +31,4 @@ export function usesDemoModel(health) {
     return model.demo === true || [model.kind, model.provider, model.name].includes("demo");
   }
   return false;
-}
-
-function sentence(text) {
-  const trimmed = String(text).trim();
-  const capital = trimmed.charAt(0).toUpperCase() + trimmed.slice(1);
-  return /[.!?]$/.test(capital) ? capital : `${capital}.`;
 }

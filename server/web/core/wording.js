@@ -93,3 +93,10 @@ export function dayWords(seconds, nowSeconds) {
   const date = new Date(seconds * 1000);
   return new Intl.DateTimeFormat(undefined, { day: "numeric", month: "long" }).format(date);
 }
+
+/** A text of the server as a sentence: with a capital and a full stop. */
+export function sentence(text) {
+  const trimmed = String(text).trim();
+  const capital = trimmed.charAt(0).toUpperCase() + trimmed.slice(1);
+  return /[.!?]$/.test(capital) ? capital : `${capital}.`;
+}

@@ -55,7 +55,7 @@ function drawApproval(ask, settle) {
   const place = ask.details.cwd ?? ask.details.blocked_path;
   if (typeof place === "string" && place) card.append(el("p", { class: "quiet" }, "In ", el("code", {}, place)));
   card.append(el("div", { class: "approval-body" }, drawInput(ask)));
-  const note = el("input", { type: "text", maxlength: "500", placeholder: "Tell Claude why (optional)" });
+  const note = el("input", { type: "text", maxlength: "500", placeholder: "Reason (optional)" });
   note.setAttribute("aria-label", "Reason for denying");
   const rules = plan ? [] : ruleWords(ask.details.permission_suggestions);
   card.append(buttons(settle, note, plan, rules));

@@ -2,6 +2,7 @@
  * Lines above the chat: what is true of the whole site, and the state of the connection.
  */
 
+import { sentence } from "../core/wording.js";
 import { el, icon, setText, show } from "./dom.js";
 
 /** A short break is not worth a word. */
@@ -41,7 +42,7 @@ export function createBanners(retry) {
       show(button, seconds > 0);
     },
     problem(text) {
-      setText(problemText, text);
+      setText(problemText, sentence(text));
       show(problem, text !== "");
     },
   };

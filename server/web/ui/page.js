@@ -48,6 +48,7 @@ export function createPage(on) {
     update: (state) => update(view, state),
     toBottom: () => view.transcript?.toBottom(),
     announce: (text) => setText(view.status, text),
+    focus: () => focusComposer(view),
     isDrawerOpen: () => drawer.open,
     closeDrawer: () => setDrawer(false),
   };
@@ -78,4 +79,10 @@ function showSession(view, place, draft) {
   view.room.replaceChildren(view.transcript.node);
   view.composer.setText(draft);
   view.approvals.update(new Map(), new Set());
+  focusComposer(view);
+}
+
+/** Not on a phone: the keyboard would cover what there is to read. */
+function focusComposer(view) {
+  if (!window.matchMedia("(pointer: coarse)").matches) view.composer.area.focus();
 }

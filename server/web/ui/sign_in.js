@@ -2,6 +2,7 @@
  * The way in: name and password, or a one-time link that a button redeems.
  */
 
+import { sentence } from "../core/wording.js";
 import { el, icon, setText, show } from "./dom.js";
 
 /** `on` has login(name, password) and redeem(code); both may throw an error whose message is shown. */
@@ -61,7 +62,7 @@ async function attempt(button, problem, deed) {
     await deed();
   } catch (error) {
     const wait = error.retryAfter ? ` Try again in ${Math.ceil(error.retryAfter)} s.` : "";
-    setText(problem, `${error.message}${wait}`);
+    setText(problem, `${sentence(error.message)}${wait}`);
   } finally {
     button.disabled = false;
   }
