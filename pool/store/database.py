@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,31 @@ from pool.store.migrate import migrate
 from pool.store.trouble import refusal
 from pool.store.writer import T, Work, Writer
 
+_LAST_READS_SECONDS = 10
+
 
 class Database:
-    """Owns the connections. ``open`` before any other call, ``aclose`` at the end."""
+    """Owns the connections. ``open`` before any other call, ``aclose`` at the end.
 
-    def __init__(self, url: str | None, data_dir: Path, *, busy_timeout_seconds: float = 5) -> None:
+    A commit that meets a lock or a lost server is tried again for
+    ``patience_seconds``, each time waiting ``busy_timeout_seconds`` for a lock.
+    """
+
+    def __init__(
+        self,
+        url: str | None,
+        data_dir: Path,
+        *,
+        busy_timeout_seconds: float = 5,
+        patience_seconds: float = 15,
+    ) -> None:
         self._location = locate(url, data_dir)
         self._busy_timeout_seconds = busy_timeout_seconds
+        self._patience_seconds = patience_seconds
         self._writer: Writer | None = None
         self._reader: AsyncEngine | None = None
+        self._reads = 0
+        self._no_reads = asyncio.Event()
 
     async def open(self) -> None:
         """Migrate and connect. Raises ``StoreUnavailable``; then nothing stays open."""
@@ -36,18 +53,22 @@ class Database:
             engine = writing_engine(self._location, self._busy_timeout_seconds)
         except (OSError, ImportError) as error:
             raise StoreUnavailable(f"the database cannot be opened: {error}") from error
-        writer = Writer(engine, lambda opened: migrate(opened, file))
+        writer = Writer(engine, lambda opened: migrate(opened, file), patience_seconds=self._patience_seconds)
         await writer.start()
         self._reader = reading_engine(self._location, self._busy_timeout_seconds)
         self._writer = writer
 
     async def aclose(self) -> None:
-        """Commit what is queued and disconnect. Safe to call again."""
+        """Commit what is queued, let reads end and disconnect. Safe to call again."""
+        reader, self._reader = self._reader, None
         if self._writer is not None:
             await self._writer.aclose()
-        if self._reader is not None:
-            await self._reader.dispose()
-            self._reader = None
+        if reader is not None:
+            # A connection that is in use would outlive the pool that is to close it.
+            if self._reads:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._no_reads.wait(), _LAST_READS_SECONDS)
+            await reader.dispose()
 
     def submit(self, work: Work[T]) -> asyncio.Future[T]:
         """Have ``work`` done by the writer; see ``Writer.submit``."""
@@ -59,12 +80,18 @@ class Database:
         """All rows of a select; sees every commit that has returned."""
         if self._reader is None:
             raise StoreUnavailable("the store is not open")
+        self._reads += 1
+        self._no_reads.clear()
         try:
             async with self._reader.connect() as connection:
                 result: sa.CursorResult[Any] = await connection.execute(statement)
                 return result.mappings().all()
         except SQLAlchemyError as error:
             raise refusal(error) from error
+        finally:
+            self._reads -= 1
+            if self._reads == 0:
+                self._no_reads.set()
 
     async def fetch_one(self, statement: sa.Select[Any]) -> sa.RowMapping | None:
         """The first row of a select, or None."""

@@ -72,11 +72,13 @@ def create_private_file(file: Path) -> None:
 def writing_engine(location: Location, busy_timeout_seconds: float) -> sa.Engine:
     """The engine of the one writer; on SQLite each transaction takes the write lock at its begin."""
     if location.file is None:
-        return sa.create_engine(location.sync_url, pool_size=1, max_overflow=0)
+        return sa.create_engine(location.sync_url, pool_size=1, max_overflow=0, hide_parameters=True)
     engine = sa.create_engine(
         location.sync_url,
         pool_size=1,
         max_overflow=0,
+        # An error's text goes to the log; what users wrote must not.
+        hide_parameters=True,
         # None: the driver begins nothing by itself, so that the event below decides how.
         connect_args={"isolation_level": None, "check_same_thread": False},
     )
@@ -99,7 +101,13 @@ def writing_engine(location: Location, busy_timeout_seconds: float) -> sa.Engine
 def reading_engine(location: Location, busy_timeout_seconds: float) -> AsyncEngine:
     """The engine of all reads: one statement is one snapshot, and it cannot write."""
     engine = create_async_engine(
-        location.async_url, pool_size=4, max_overflow=0, isolation_level="AUTOCOMMIT"
+        location.async_url,
+        pool_size=4,
+        max_overflow=0,
+        hide_parameters=True,
+        isolation_level="AUTOCOMMIT",
+        # A server that was restarted has closed what lies in the pool; a file never does.
+        pool_pre_ping=location.file is None,
     )
     if location.file is not None:
         _set_pragmas(

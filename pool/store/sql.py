@@ -36,8 +36,17 @@ class SqlStore(Store):
     Every method raises ``StoreUnavailable`` when the database does not work.
     """
 
-    def __init__(self, url: str | None, data_dir: Path, *, busy_timeout_seconds: float = 5) -> None:
-        self.database = Database(url, data_dir, busy_timeout_seconds=busy_timeout_seconds)
+    def __init__(
+        self,
+        url: str | None,
+        data_dir: Path,
+        *,
+        busy_timeout_seconds: float = 5,
+        patience_seconds: float = 15,
+    ) -> None:
+        self.database = Database(
+            url, data_dir, busy_timeout_seconds=busy_timeout_seconds, patience_seconds=patience_seconds
+        )
 
     async def open(self) -> None:
         """See ``Store.open``; raises ``StoreUnavailable`` for a schema of a newer version."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,9 @@ from pool.store.trouble import Trouble, is_trouble, refusal, trouble_of
 
 T = TypeVar("T")
 Work = Callable[[sa.Connection], T]
+
+_FIRST_PAUSE_SECONDS = 0.05
+_LONGEST_PAUSE_SECONDS = 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -47,8 +51,8 @@ class Writer:
     """Owns the writing engine and its thread. ``start`` it once, ``aclose`` it once.
 
     ``prepare`` runs first, in the thread (migrations). ``capacity`` bounds
-    the pieces of work that wait; ``attempts`` how often a transaction that
-    met a lock or a lost connection is tried.
+    the pieces of work that wait; a transaction that met a lock or a lost
+    connection is tried again until ``patience_seconds`` have passed.
     """
 
     def __init__(
@@ -57,14 +61,12 @@ class Writer:
         prepare: Callable[[sa.Engine], None],
         *,
         capacity: int = 10_000,
-        attempts: int = 3,
-        pause_seconds: float = 0.1,
+        patience_seconds: float = 15,
     ) -> None:
         self._engine = engine
         self._prepare = prepare
         self._capacity = capacity
-        self._attempts = attempts
-        self._pause_seconds = pause_seconds
+        self._patience_seconds = patience_seconds
         self._queue: deque[_Job] = deque()
         self._wake = threading.Condition()
         self._closing = threading.Event()
@@ -161,19 +163,24 @@ class Writer:
             if trouble is Trouble.HERE and len(group) > 1:
                 # One of them may be too large for a disk that has room for the others.
                 return [outcome for job in group for outcome in self._settle([job])]
-            _log.warning("store.write_failed", extra={"trouble": trouble.value, "commits": len(group)})
+            typed = refusal(error)
+            facts = {"trouble": trouble.value, "commits": len(group), **typed.details}
+            _log.warning("store.write_failed: %s", typed.message, extra=facts)
             return [_Outcome(error=refusal(error)) for _ in group]
 
     def _persist(self, group: Sequence[_Job]) -> list[_Outcome]:
         """One transaction, tried again while the trouble may pass by itself."""
-        for attempt in range(1, self._attempts):
+        deadline = time.monotonic() + self._patience_seconds
+        pause_seconds = _FIRST_PAUSE_SECONDS
+        while True:
             try:
                 return self._transact(group)
             except DBAPIError as error:
-                if trouble_of(error) is not Trouble.PASSING:
+                left = deadline - time.monotonic()
+                if trouble_of(error) is not Trouble.PASSING or left <= 0 or self._closing.is_set():
                     raise
-            self._closing.wait(self._pause_seconds * attempt)
-        return self._transact(group)
+            self._closing.wait(min(pause_seconds, left))
+            pause_seconds = min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)
 
     def _transact(self, group: Sequence[_Job]) -> list[_Outcome]:
         with self._engine.connect() as connection:

@@ -38,7 +38,7 @@ async def test_a_lock_that_passes_is_waited_for(tmp_path: Path) -> None:
 
 
 async def test_a_lock_that_stays_is_a_typed_error_and_the_writer_survives(tmp_path: Path) -> None:
-    store = SqlStore(None, tmp_path, busy_timeout_seconds=0.02)
+    store = SqlStore(None, tmp_path, busy_timeout_seconds=0.02, patience_seconds=0.1)
     await store.open()
     with closing(sqlite3.connect(tmp_path / "claude-pool.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
@@ -55,6 +55,19 @@ async def test_a_lock_that_stays_is_a_typed_error_and_the_writer_survives(tmp_pa
     await store.commit([PutSession(a_session())])
     await store.check()
     await store.aclose()
+
+
+async def test_closing_does_not_wait_for_a_lock_that_stays(tmp_path: Path) -> None:
+    store = SqlStore(None, tmp_path, busy_timeout_seconds=0.05, patience_seconds=600)
+    await store.open()
+    with closing(sqlite3.connect(tmp_path / "claude-pool.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        commit = asyncio.ensure_future(store.commit([PutSession(a_session())]))
+        await asyncio.wait([commit], timeout=0.1)
+        await asyncio.wait_for(store.aclose(), 20)
+        with pytest.raises(StoreUnavailable):
+            await commit
+        other.execute("ROLLBACK")
 
 
 async def test_a_full_disk_is_a_typed_error_and_small_commits_go_on(sqlite_store: SqlStore) -> None:
@@ -130,6 +143,27 @@ async def test_a_read_given_up_does_not_cost_a_connection(store: SqlStore) -> No
         await asyncio.gather(reading, return_exceptions=True)
     many = await asyncio.wait_for(asyncio.gather(*(store.get_session(ALICE) for _ in range(50))), 30)
     assert all(record is not None for record in many)
+
+
+async def test_closing_lets_reads_end(tmp_path: Path) -> None:
+    store = SqlStore(None, tmp_path)
+    await store.open()
+    log = [LogEntry(Cursor(1, offset, 0), b"x" * 3000) for offset in range(1, 501)]
+    await store.commit([PutSession(a_session()), AppendEvents(ALICE, log)])
+    reads = [asyncio.ensure_future(store.read_events(ALICE)) for _ in range(10)]
+    await asyncio.sleep(0)
+    await store.aclose()
+    assert [len(found) for found in await asyncio.gather(*reads)] == [500] * 10
+
+
+async def test_what_users_wrote_is_not_in_an_errors_text(store: SqlStore) -> None:
+    await store.commit([PutSession(a_session())])
+    with pytest.raises(PoolError) as caught:
+        await store.commit([PutSession(a_session(title="a private matter"))])
+    error: BaseException | None = caught.value
+    while error is not None:
+        assert "private" not in str(error)
+        error = error.__cause__ or error.__context__
 
 
 async def test_a_store_that_is_not_open_says_so(tmp_path: Path) -> None:

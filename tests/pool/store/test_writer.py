@@ -35,7 +35,7 @@ def engine(tmp_path: Path) -> sa.Engine:
 
 @pytest.fixture
 async def writer(engine: sa.Engine) -> AsyncIterator[Writer]:
-    writer = Writer(engine, create_table, capacity=100, pause_seconds=0.01)
+    writer = Writer(engine, create_table, capacity=100)
     await writer.start()
     yield writer
     await writer.aclose()
