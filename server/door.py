@@ -203,7 +203,7 @@ class Pool(Protocol):
         self,
         user_id: str,
         session_id: str,
-        content: str | list[Any],
+        content: object,
         *,
         message_id: str,
         literal: bool = False,
@@ -231,7 +231,7 @@ class Pool(Protocol):
     async def permissions(self, user_id: str, session_id: str) -> list[PermissionInfo]:
         """The open approvals. Raises ``NotFound``."""
 
-    async def set_model(self, user_id: str, session_id: str, model: str) -> None:
+    async def set_model(self, user_id: str, session_id: str, model: str | None) -> None:
         """Raises ``NotFound``."""
 
     async def set_permission_mode(self, user_id: str, session_id: str, mode: str) -> None:
@@ -254,7 +254,7 @@ class Pool(Protocol):
         """Durable wire frames, oldest first, and the cursors of the next and previous page."""
 
     async def status(self, user_id: str, session_id: str) -> dict[str, Any]:
-        """The status object of CONTRACT section 5. Raises ``NotFound``."""
+        """``state``, ``turn``, ``queued`` (``TurnInfo``), ``usage``. Raises ``NotFound``."""
 
     def instances(self, user_id: str | None = None) -> list[InstanceInfo]:
         """The live instances, of one user or of all."""
@@ -267,6 +267,12 @@ class Pool(Protocol):
 
     def health(self) -> dict[str, Any]:
         """``instances``, ``users``, ``queue``, ``checks``, ``status``."""
+
+    async def run_checks(self) -> None:
+        """Look again at what ``health`` tells of the database, the disk and the keeper."""
+
+    def isolation(self) -> tuple[str, str, Sequence[str]]:
+        """(mode in force, network in force, remedies for what is missing)."""
 
     def unready_reasons(self) -> list[str]:
         """Why no new work is admitted; empty when it is."""

@@ -39,7 +39,7 @@ def to_pool_config(config: ServerConfig, data_dir: Path, environ: Mapping[str, s
         cli_path=config.cli.path,
         cli_extra_args=tuple(config.cli.extra_args),
         cli_env=_cli_environment(config.cli.env, environ),
-        quotas=_quota_book(config.quotas),
+        quotas=quota_book(config.quotas),
         isolation_mode=config.isolation.mode,
         isolation_network=config.isolation.network,
         permission_modes=tuple(config.security.permission_modes),
@@ -58,7 +58,8 @@ def _cli_environment(items: list[str], environ: Mapping[str, str]) -> dict[str, 
     return result
 
 
-def _quota_book(quotas: Quotas) -> QuotaBook:
+def quota_book(quotas: Quotas) -> QuotaBook:
+    """The quotas in the pool's words."""
     return QuotaBook(
         default=Quota(**quotas.default.model_dump()),
         plans={name: plan.model_dump(exclude_unset=True) for name, plan in quotas.plans.items()},

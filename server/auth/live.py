@@ -1,7 +1,9 @@
-"""Which open connections hang on which credential, so that revoking one ends them."""
+"""Which open connections hang on which credential, so that its end is theirs."""
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,6 +12,12 @@ from server.auth.identity import Identity
 REVOKED = 4401
 """The close code of a socket whose credential is not good any more."""
 
+RESTARTING = 1012
+"""The close code of a socket whose server stops or is replaced."""
+
+# A timer of a year would only be in the way; a connection that old looks again.
+_LONGEST_TIMER_SECONDS = 86400.0
+
 
 @dataclass(eq=False, slots=True)
 class LiveConnection:
@@ -17,6 +25,7 @@ class LiveConnection:
 
     identity: Identity
     end: Callable[[int, str], None]
+    timer: asyncio.TimerHandle | None = None
 
 
 class LiveConnections:
@@ -29,14 +38,20 @@ class LiveConnections:
         return len(self._open)
 
     def add(self, identity: Identity, end: Callable[[int, str], None]) -> LiveConnection:
-        """Remember an open connection; give the result to ``discard`` when it is closed."""
+        """Remember an open connection; give the result to ``discard`` when it is closed.
+
+        It is ended by itself when the credential expires.
+        """
         connection = LiveConnection(identity, end)
         self._open.add(connection)
+        self._watch_expiry(connection)
         return connection
 
     def discard(self, connection: LiveConnection) -> None:
         """It is closed."""
         self._open.discard(connection)
+        if connection.timer is not None:
+            connection.timer.cancel()
 
     def end_token(self, token_id: str) -> None:
         """End all that this token opened."""
@@ -44,7 +59,7 @@ class LiveConnections:
 
     def end_user(self, user_id: str) -> None:
         """End all of this user."""
-        self._end(lambda identity: identity.user_id == user_id, REVOKED, "the account is disabled")
+        self._end(lambda identity: identity.user_id == user_id, REVOKED, "signed out")
 
     def end_all(self, code: int, reason: str) -> None:
         """End everything: the server goes."""
@@ -54,3 +69,14 @@ class LiveConnections:
         for connection in list(self._open):
             if chosen(connection.identity):
                 connection.end(code, reason)
+
+    def _watch_expiry(self, connection: LiveConnection) -> None:
+        if connection.identity.expires_at is None:
+            return
+        left = connection.identity.expires_at - time.time()
+        if left <= 0:
+            connection.end(REVOKED, "the sign-in has expired")
+            return
+        loop = asyncio.get_running_loop()
+        delay = min(left, _LONGEST_TIMER_SECONDS)
+        connection.timer = loop.call_later(delay, self._watch_expiry, connection)

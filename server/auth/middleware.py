@@ -62,13 +62,13 @@ class Gate:
         proxies: TrustedProxies,
         *,
         proxy_header: str | None,
-        open_paths: Callable[[web.Request], bool],
+        is_open: Callable[[web.Request], bool],
     ) -> None:
         self._rules = rules
         self._sign_in = sign_in
         self._proxies = proxies
         self._proxy_header = proxy_header
-        self._is_open = open_paths
+        self._is_open = is_open
 
     # How aiohttp tells a middleware of today's kind; ``web.middleware`` sets it on functions.
     __middleware_version__ = 1

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from pool.errors import BadRequest, NotFound
+from pool.errors import BadRequest, Forbidden, NotFound
 from server.auth.identity import ADMIN, SCOPES, Identity
 from server.auth.live import LiveConnections
 from server.auth.passwords import Passwords
@@ -116,6 +116,31 @@ class SignIn:
             str(claims.token_id), account.user_id, kind, claims.expires_at, scopes
         )
         return Issued(token, claims, int(ttl))
+
+    async def issue_for(
+        self, identity: Identity, *, ttl_seconds: float | None, scopes: Iterable[str]
+    ) -> Issued:
+        """An API token for the caller, never good for more than the caller's own credential.
+
+        Raises ``Forbidden`` for wider scopes, ``NotFound`` for a caller without a local account.
+        """
+        wanted = frozenset(scopes) or identity.scopes
+        if identity.scopes and not wanted <= identity.scopes:
+            raise Forbidden("a token cannot make one that may do more than itself")
+        if identity.scopes and identity.expires_at is not None:
+            # Else a token could outlive itself by making its own successors.
+            left = identity.expires_at - self._wall()
+            ttl_seconds = min(self._ttl if ttl_seconds is None else ttl_seconds, max(left, 1))
+        account = await self.account(identity.user_id)
+        return await self.issue(account, kind="api", ttl_seconds=ttl_seconds, scopes=wanted)
+
+    async def sign_out(self, identity: Identity) -> None:
+        """End the caller's own credential and what it opened."""
+        if identity.token_id is None:
+            return
+        if await self._accounts.get_token(identity.token_id) is not None:
+            await self._accounts.revoke_token(identity.token_id)
+        self._live.end_token(identity.token_id)
 
     async def identify(self, token: str, *, by_cookie: bool = False) -> Identity:
         """Who bears this token. Raises ``Unauthorized`` when it is not (or no longer) good."""

@@ -40,7 +40,8 @@ def test_an_empty_file_and_blank_sections_are_defaults(tmp_path: Path) -> None:
 def test_variables_are_expanded_in_every_string(tmp_path: Path) -> None:
     file = write(
         tmp_path,
-        'server: {host: "${HOST}", port: "${PORT:-9000}", base_path: "/${A}${B:-x}", tls_key_file: "${NO:-}"}\n',
+        'server: {host: "${HOST}", port: "${PORT:-9000}", base_path: "/${A}${B:-x}", '
+        'tls_key_file: "${NO:-}"}\n',
     )
     config = load_config(file, {"HOST": "::1", "A": "pool"})
     assert (config.server.host, config.server.port) == ("::1", 9000)

@@ -1,0 +1,144 @@
+"""The composition root of the HTTP side: every part is made and joined here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from server import health, sse
+from server.auth.live import RESTARTING, LiveConnections
+from server.auth.middleware import Gate, TrustedProxies
+from server.auth.origin import OriginRules
+from server.auth.passwords import Passwords
+from server.auth.sign_in import SignIn
+from server.auth.throttle import LoginThrottle
+from server.auth.tokens import TokenSigner, signing_secret
+from server.auth.users import Users
+from server.config import ServerConfig
+from server.door import Pool
+from server.errors import errors_as_json
+from server.gateway.settings import describe as describe_model
+from server.headers import add_security_headers
+from server.openapi import with_document
+from server.rest import account, admin, sessions, sign_in, turns
+from server.routes import Access, Route, add_routes
+from server.services import SERVICES, Services
+from server.static import WEB_DIR, static_files
+from server.ws import connection
+
+API_ROUTES: list[Route] = [
+    *health.ROUTES,
+    *sign_in.ROUTES,
+    *account.ROUTES,
+    *sessions.ROUTES,
+    *turns.ROUTES,
+    *sse.ROUTES,
+    *admin.ROUTES,
+    *connection.ROUTES,
+]
+
+
+def installed_version() -> str:
+    """The version of this package."""
+    try:
+        return version("claude-pool")
+    except PackageNotFoundError:
+        return "0"
+
+
+def build_services(
+    config: ServerConfig,
+    pool: Pool,
+    data_dir: Path,
+    passwords: Passwords,
+    *,
+    wall: Callable[[], float] = time.time,
+    monotonic: Callable[[], float] = time.monotonic,
+    notes: dict[str, dict[str, Any]] | None = None,
+) -> Services:
+    """The parts behind the routes. ``pool`` is started; ``passwords`` stays the caller's to close."""
+    secret, is_configured = signing_secret(config.auth.jwt, data_dir)
+    live = LiveConnections()
+    sign_in_service = SignIn(
+        pool.accounts,
+        TokenSigner(secret, config.auth.jwt, foreign=is_configured, wall=wall),
+        passwords,
+        LoginThrottle(monotonic),
+        live,
+        multi_user=config.multi_user,
+        local_passwords=config.auth.local,
+        ttl_seconds=config.auth.token_ttl_seconds,
+        wall=wall,
+    )
+    return Services(
+        config=config,
+        pool=pool,
+        sign_in=sign_in_service,
+        users=Users(pool.accounts, passwords, live, pool.stop_user, data_dir / "workspaces"),
+        live=live,
+        proxies=TrustedProxies(config.server.trusted_proxies),
+        model=lambda: describe_model(data_dir),
+        version=installed_version(),
+        notes=notes or {},
+    )
+
+
+def build_app(services: Services, *, web_dir: Path = WEB_DIR) -> web.Application:
+    """The application: middlewares, routes, background work, in this order."""
+    config = services.config.server
+    base = config.base_path
+    routes = with_document(API_ROUTES, version=services.version, base_path=base)
+    is_open = _open_paths(routes, base)
+    gate = Gate(
+        OriginRules(config.host, config.allowed_origins),
+        services.sign_in,
+        services.proxies,
+        proxy_header=services.config.auth.proxy_header,
+        is_open=is_open,
+    )
+    app = web.Application(middlewares=[errors_as_json, gate], client_max_size=config.max_message_bytes)
+    app[SERVICES] = services
+    app[health.LAG] = health.LoopLag()
+    app[health.STARTED] = time.monotonic()
+    app.on_response_prepare.append(add_security_headers)
+    app.on_shutdown.append(_end_connections)
+    app.cleanup_ctx.append(health.background_checks)
+    add_routes(app, routes, base)
+    _add_static(app, base, web_dir)
+    return app
+
+
+def _open_paths(routes: list[Route], base: str) -> Callable[[web.Request], bool]:
+    """Which requests need no sign-in: the routes that say so, and whatever is not of the API."""
+    opened = {(route.method, base + route.path) for route in routes if route.access is Access.OPEN}
+    guarded = {base + route.path for route in routes if route.access is not Access.OPEN}
+
+    def is_open(request: web.Request) -> bool:
+        resource = request.match_info.route.resource
+        path = resource.canonical if resource is not None else ""
+        method = "GET" if request.method == "HEAD" else request.method
+        return (method, path) in opened or path not in guarded
+
+    return is_open
+
+
+def _add_static(app: web.Application, base: str, web_dir: Path) -> None:
+    index, file = static_files(web_dir)
+
+    async def to_index(_request: web.Request) -> web.StreamResponse:
+        raise web.HTTPPermanentRedirect(f"{base}/")
+
+    if base:
+        app.router.add_get(base, to_index)
+    app.router.add_get(f"{base}/", index)
+    # Not for the API: an unknown route there is 404 with any method.
+    app.router.add_get(base + "/{path:(?!api/).+}", file)
+
+
+async def _end_connections(app: web.Application) -> None:
+    app[SERVICES].live.end_all(RESTARTING, "the server restarts")
