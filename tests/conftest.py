@@ -39,7 +39,8 @@ def no_leaks(request: pytest.FixtureRequest, private_temp: Path) -> Iterator[Wat
     """Fail a test that leaves a process, task, thread, descriptor or temporary file."""
     watch = Watch()
     yield watch
-    own = [request.node.funcargs.get(name) for name in ("tmp_path", "short_dir")]
+    arguments = getattr(request.node, "funcargs", None) or {}
+    own = [arguments.get(name) for name in ("tmp_path", "short_dir")]
     leaks = watch.leaks(str(path) for path in own if path is not None)
     if leaks:
         pytest.fail("the test left behind:\n  " + "\n  ".join(leaks), pytrace=False)

@@ -35,7 +35,6 @@ class Supervisor:
         self.around = surroundings
         self.sessions: dict[SessionKey, Session] = {}
         self.on_user_busy: Callable[[UserId], None] = lambda _user: None
-        self._loading: dict[SessionKey, asyncio.Lock] = {}
         surroundings.instance_ended = self.forget_later
         surroundings.slots.evict = self._evict
         surroundings.slots.candidates = self._facts
@@ -57,14 +56,8 @@ class Supervisor:
         session = self.sessions.get(key)
         if session is not None:
             return session
-        async with self._loading.setdefault(key, asyncio.Lock()):
-            session = self.sessions.get(key)
-            if session is None:
-                record = await self.around.store.get_session(key)
-                if record is not None:
-                    session = await self._load(record)
-        self._loading.pop(key, None)
-        return session
+        record = await self.around.store.get_session(key)
+        return await self._load(record) if record is not None else None
 
     async def get(self, key: SessionKey) -> Session:
         """The session. Raises ``NotFound``."""
@@ -100,10 +93,13 @@ class Supervisor:
 
     async def _load(self, record: SessionRecord) -> Session:
         number = await self.around.store.next_turn_number(record.key)
-        session = Session(record, self.around, number)
-        for instance in await self.around.store.exited_instances(record.key):
-            session.replay.spools[instance.ordinal] = instance.instance_id
-        self.sessions[record.key] = session
+        exited = await self.around.store.exited_instances(record.key)
+        # Several may have read the rows side by side: the first to come back makes the one object.
+        loaded = self.sessions.get(record.key)
+        if loaded is not None:
+            return loaded
+        session = self.sessions[record.key] = Session(record, self.around, number)
+        session.replay.spools |= {instance.ordinal: instance.instance_id for instance in exited}
         return session
 
     def new_record(
