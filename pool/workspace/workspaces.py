@@ -1,4 +1,9 @@
-"""The directories of each user: the workspace, and the home with the CLI's configuration."""
+"""The directories of each user: the workspace, and the home with the CLI's configuration.
+
+Below the data directory: ``workspaces/USER``, ``homes/USER`` with ``.claude``
+in it, and ``templates-applied/USER`` with an empty file for each template
+whose files the workspace got. That note is kept where the user cannot write.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +78,7 @@ class Workspaces:
     def __init__(self, data_dir: Path, templates_dir: Path | None = None) -> None:
         self._workspaces = data_dir / "workspaces"
         self._homes = data_dir / "homes"
-        self._begun = data_dir / "begun"
+        self._applied = data_dir / "templates-applied"
         self._templates = Templates(templates_dir or shipped_templates())
         # Two new users whose ids differ only in case must not both find no other.
         self._making = threading.Lock()
@@ -109,17 +114,17 @@ class Workspaces:
 
     def _ensure(self, user_id: str, template: str, source: Path) -> WorkspacePaths:
         self._workspaces.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
-        for parent, mode in ((self._workspaces, 0o711), (self._homes, 0o711), (self._begun, 0o700)):
+        for parent, mode in ((self._workspaces, 0o711), (self._homes, 0o711), (self._applied, 0o700)):
             with directory(parent, mode=mode):
                 pass
         paths = self.paths(user_id)
         with directory(paths.home) as (home, _made), directory(".claude", below=home):
             pass
-        record = user_directory(self._begun, user_id)
-        with directory(paths.workspace) as (workspace, made), directory(record) as (begun, _made):
-            if made or not _is_noted(begun, template):
+        record = user_directory(self._applied, user_id)
+        with directory(paths.workspace) as (workspace, made), directory(record) as (applied, _made):
+            if made or not _is_noted(applied, template):
                 copy_missing(source, workspace, leave_out=_LEAVE_OUT)
-                _note(begun, template)
+                _note(applied, template)
         return paths
 
     def measure(self, user_id: str, *, max_entries: int = _MAX_ENTRIES) -> Iterator[Usage]:
@@ -149,7 +154,7 @@ class Workspaces:
         name = check_name(user_id, "user_id")
         failures: list[OSError] = []
         with self._making:
-            for parent in (self._begun, self._workspaces, self._homes):
+            for parent in (self._applied, self._workspaces, self._homes):
                 failures.extend(_remove(parent, name))
         if failures:
             raise PoolError(f"the files of {name} could not all be removed: {failures[0].strerror}") from (
@@ -166,13 +171,13 @@ def _remove(parent: Path, name: str) -> list[OSError]:
     return []
 
 
-def _is_noted(begun: int, template: str) -> bool:
+def _is_noted(applied: int, template: str) -> bool:
     try:
-        os.stat(template, dir_fd=begun, follow_symlinks=False)
+        os.stat(template, dir_fd=applied, follow_symlinks=False)
     except FileNotFoundError:
         return False
     return True
 
 
-def _note(begun: int, template: str) -> None:
-    os.close(os.open(template, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=begun))
+def _note(applied: int, template: str) -> None:
+    os.close(os.open(template, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=applied))

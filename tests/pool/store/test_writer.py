@@ -78,6 +78,24 @@ async def test_work_that_waits_shares_one_transaction(writer: Writer, engine: sa
     assert len(began) == 2
 
 
+async def test_many_callers_share_few_transactions(engine: sa.Engine) -> None:
+    """A sanity check of the throughput, counted in transactions and not in time."""
+    writer = Writer(engine, create_table)
+    await writer.start()
+    began: list[int] = []
+    sa.event.listen(engine, "begin", lambda _connection: began.append(1))
+
+    async def caller(number: int) -> None:
+        for step in range(20):
+            await writer.submit(note(number * 100 + step))
+
+    await asyncio.gather(*(caller(number) for number in range(100)))
+    # Each round of a hundred callers is queued while the one before is under way.
+    assert len(began) < 400
+    assert len(await writer.submit(all_notes)) == 2000
+    await writer.aclose()
+
+
 async def test_a_failing_one_fails_alone_in_its_group(writer: Writer) -> None:
     gate = Gate()
     first = writer.submit(gate)

@@ -120,7 +120,7 @@ def test_a_half_made_workspace_is_finished(workspaces: Workspaces) -> None:
     """As after a crash: the directory is there, the note that it is complete is not."""
     paths = workspaces.ensure("alice")
     (paths.workspace / "README.md").unlink()
-    for note in (paths.workspace.parents[1] / "begun" / "alice").iterdir():
+    for note in (paths.workspace.parents[1] / "templates-applied" / "alice").iterdir():
         note.unlink()
     workspaces.ensure("alice")
     assert (paths.workspace / "README.md").exists()
