@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -31,15 +31,17 @@ _NO_KEEPER = "the keeper is not attached: open the launcher first"
 class LocalLauncher(Launcher):
     """See ``Launcher``. The constructor tries the isolation out; ``open`` does the rest.
 
-    Raises ``IsolationUnavailable``. It reads of the environment: PATH and the
-    language for programs, proxies for the gateway; nothing reaches a CLI but PATH.
+    Raises ``IsolationUnavailable``. Of ``environment`` (the process's own unless
+    given) the keeper gets what any program needs, the gateway the proxies too,
+    and a CLI without a sandbox PATH.
     """
 
-    def __init__(self, config: PoolConfig) -> None:
+    def __init__(self, config: PoolConfig, environment: Mapping[str, str] | None = None) -> None:
+        self._environment = os.environ if environment is None else environment
         self._config = config
         self._isolation = resolve(config.isolation_mode, config.isolation_network)
-        self._runtime_dir = runtime_dir_for(config.data_dir, config.runtime_dir, os.environ)
-        self._requests = LocalRequests(config, self._isolation, self._runtime_dir)
+        self._runtime_dir = runtime_dir_for(config.data_dir, config.runtime_dir, self._environment)
+        self._requests = LocalRequests(config, self._isolation, self._runtime_dir, self._environment)
         self._client: KeeperClient | None = None
         self._keeper: KeeperProcess | None = None
         self._epoch: int | None = None
@@ -165,7 +167,7 @@ class LocalLauncher(Launcher):
             gateway=config.gateway_command or None,
         )
         try:
-            await start_keeper(command, os.environ)
+            await start_keeper(command, self._environment)
         except KeeperNotStarted as error:
             raise KeeperUnavailable(f"the keeper did not start: {error}") from error
 

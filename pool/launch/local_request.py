@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,13 @@ from pool.launch.isolation import Isolation
 class LocalRequests:
     """Builds start requests for one data directory and one isolation."""
 
-    def __init__(self, config: PoolConfig, isolation: Isolation, runtime_dir: Path) -> None:
+    def __init__(
+        self, config: PoolConfig, isolation: Isolation, runtime_dir: Path, environment: Mapping[str, str]
+    ) -> None:
         self._config = config
         self._isolation = isolation
         self._runtime_dir = runtime_dir
+        self._path = environment.get("PATH", sandbox.SYSTEM_PATH)
 
     def start(self, spec: LaunchSpec) -> dict[str, Any]:
         """The request for ``spec``; makes the config directory. Raises ``LaunchFailed``."""
@@ -68,13 +71,12 @@ class LocalRequests:
 
     def _plain(self, spec: LaunchSpec, cli: Path, prefixes: Sequence[Path]) -> dict[str, Any]:
         tmp_dir = self._config.data_dir / "tmp" / hashlib.sha256(spec.instance_id.encode()).hexdigest()[:12]
-        path = os.environ.get("PATH", sandbox.SYSTEM_PATH)
         env = sandbox.plain_environment(
             spec.env,
             home=spec.home,
             tmp_dir=tmp_dir,
             model_dir=socket_directory(self._runtime_dir, spec.instance_id),
-            path=":".join([*(f"{prefix}/bin" for prefix in prefixes), path]),
+            path=":".join([*(f"{prefix}/bin" for prefix in prefixes), self._path]),
         )
         return {
             "wrapper": "shim",

@@ -1,0 +1,85 @@
+"""Processes are told apart for certain, and signals reach the one that was meant or nobody."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from pool.keeper import procfs
+from tests.waiting import eventually_sync
+
+
+@pytest.fixture
+def child() -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", "import sys; print(1, flush=True); sys.stdin.read()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={procfs.MARKER: "test-instance-1"},
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_a_name_with_brackets_and_spaces_is_no_trap() -> None:
+    line = b"12 (a) R 9 (b) S 34 12 12 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 98765 11 22"
+    assert procfs.parse_stat(line) == procfs.Stat(12, "a) R 9 (b", "S", 34, 98765)
+
+
+def test_a_process_is_found_by_its_marker_and_its_parent(child: subprocess.Popen[bytes]) -> None:
+    found = procfs.marked(["test-instance-1", "another"])
+    assert [stat.pid for stat in found.pop("test-instance-1")] == [child.pid]
+    assert found == {}
+    assert child.pid in procfs.children(os.getpid())
+    assert child.pid in [stat.pid for stat in procfs.descendants([os.getpid()])]
+    assert procfs.marker_of(child.pid) == "test-instance-1"
+    assert procfs.marker_of(2**22 + 1) is None
+
+
+def test_a_marker_that_only_begins_alike_is_another(child: subprocess.Popen[bytes]) -> None:
+    assert procfs.marked(["test-instance", "test-instance-11"]) == {}
+
+
+def test_a_later_process_with_the_pid_is_not_signalled(child: subprocess.Popen[bytes]) -> None:
+    stat = procfs.read_stat(child.pid)
+    assert stat is not None
+    older = procfs.Stat(stat.pid, stat.comm, stat.state, stat.ppid, stat.start_ticks - 1)
+    assert not procfs.signal_exactly(older, signal.SIGKILL)
+    assert not procfs.signal_exactly(stat, signal.SIGKILL, marker="another")
+    assert child.poll() is None
+    assert procfs.signal_exactly(stat, signal.SIGKILL, marker="test-instance-1")
+    assert child.wait(10) == -signal.SIGKILL
+
+
+def test_a_held_process_is_dead_for_good(child: subprocess.Popen[bytes]) -> None:
+    ref = procfs.ProcessRef.open(child.pid)
+    assert ref is not None
+    assert not ref.is_dead
+    child.kill()
+    eventually_sync(lambda: ref.is_dead)
+    # a zombie: it still has the pid
+    assert procfs.ProcessRef.open(child.pid) is None
+    assert not procfs.descendants([os.getpid()])
+    child.wait(10)
+    assert not ref.signal(signal.SIGKILL)
+    ref.close()
+    ref.close()
+
+
+def test_there_is_no_such_process() -> None:
+    gone = 2**22 + 1
+    assert procfs.read_stat(gone) is None
+    assert procfs.ProcessRef.open(gone) is None
+    assert procfs.children(gone) == []
+
+
+def test_the_boot_has_an_id() -> None:
+    assert len(procfs.boot_id()) == 36
