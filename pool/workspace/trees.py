@@ -45,6 +45,8 @@ def directory(name: str | Path, *, below: int | None = None, mode: int = 0o700) 
     ``mode`` gives them nothing. Raises ``Conflict`` if the name is taken by something else.
     """
     made = _make(name, below)
+    if made:
+        _allow(below, name)
     try:
         descriptor = os.open(name, _DIRECTORY, dir_fd=below)
     except OSError as error:
@@ -240,7 +242,7 @@ def _open_to_empty(parent: int, name: str) -> int:
     return os.open(name, _DIRECTORY, dir_fd=parent)
 
 
-def _allow(parent: int, name: str) -> None:
+def _allow(parent: int | None, name: str | Path) -> None:
     # Root needs no permission, and must not change a mode by a name that could be a link.
     if os.geteuid() != 0:
         os.chmod(name, 0o700, dir_fd=parent)

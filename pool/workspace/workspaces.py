@@ -113,8 +113,10 @@ class Workspaces:
             raise refusal_of(error) from error
 
     def _ensure(self, user_id: str, template: str, source: Path) -> WorkspacePaths:
-        self._workspaces.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
-        for parent, mode in ((self._workspaces, 0o711), (self._homes, 0o711), (self._applied, 0o700)):
+        data = self._workspaces.parent
+        data.parent.mkdir(parents=True, exist_ok=True)
+        shared = ((data, 0o711), (self._workspaces, 0o711), (self._homes, 0o711), (self._applied, 0o700))
+        for parent, mode in shared:
             with directory(parent, mode=mode):
                 pass
         paths = self.paths(user_id)
