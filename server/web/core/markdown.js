@@ -10,8 +10,8 @@
 import { parseInline } from "./inline.js";
 
 const DEPTH_LIMIT = 8;
-const FENCE = /^( {0,3})(`{3,}|~{3,})\s*([^\s`]*)[^`]*$/;
-const HEADING = /^ {0,3}(#{1,6})(?:\s+(.*?))?\s*#*\s*$/;
+const FENCE = /^( {0,3})(`{3,}|~{3,})/;
+const HEADING = /^ {0,3}(#{1,6})(?=\s|$)/;
 const RULE = /^ {0,3}(?:(?:\*\s*){3,}|(?:-\s*){3,}|(?:_\s*){3,})$/;
 const QUOTE = /^ {0,3}> ?/;
 const ITEM = /^( *)([-*+]|\d{1,9}[.)])(?:( +)(.*)|)$/;
@@ -59,10 +59,20 @@ function readBlock(lines, at, depth) {
   return paragraph(lines, at, depth);
 }
 
+/** The opening of a code block: {indent, marks, lang}. A line with further backticks is a code span. */
+function fenceAt(line) {
+  const match = FENCE.exec(line);
+  if (!match) return null;
+  const [whole, indent, marks] = match;
+  const rest = line.slice(whole.length);
+  if (marks[0] === "`" && rest.includes("`")) return null;
+  return { indent, marks, lang: rest.trim().split(/\s/, 1)[0] };
+}
+
 function fence(lines, at) {
-  const open = FENCE.exec(lines[at]);
+  const open = fenceAt(lines[at]);
   if (!open) return null;
-  const [, indent, marks, lang] = open;
+  const { indent, marks, lang } = open;
   const close = new RegExp(`^ {0,3}${marks[0] === "~" ? "~" : "`"}{${marks.length},}\\s*$`);
   const body = [];
   let end = at + 1;
@@ -83,7 +93,15 @@ function stripIndent(line, width) {
 function heading(lines, at) {
   const match = HEADING.exec(lines[at]);
   if (!match) return null;
-  return { block: { t: "h", level: match[1].length, c: parseInline(match[2] ?? "") }, end: at + 1 };
+  const text = lines[at].slice(match[0].length).trim();
+  return { block: { t: "h", level: match[1].length, c: parseInline(withoutClosing(text)) }, end: at + 1 };
+}
+
+/** A heading may be closed by marks as well: "## Title ##". */
+function withoutClosing(text) {
+  let end = text.length;
+  while (text[end - 1] === "#") end -= 1;
+  return end === 0 || text[end - 1] === " " ? text.slice(0, end).trimEnd() : text;
 }
 
 function rule(lines, at) {
@@ -168,7 +186,7 @@ function indentOf(line) {
 }
 
 function startsBlock(line) {
-  return FENCE.test(line) || HEADING.test(line) || RULE.test(line) || QUOTE.test(line) || itemAt(line) !== null;
+  return fenceAt(line) !== null || HEADING.test(line) || RULE.test(line) || QUOTE.test(line) || itemAt(line) !== null;
 }
 
 function table(lines, at) {
@@ -200,7 +218,7 @@ function paragraph(lines, at, depth) {
   let end = at + 1;
   while (end < lines.length && lines[end].trim() !== "") {
     const line = lines[end];
-    if (FENCE.test(line) || HEADING.test(line) || RULE.test(line)) break;
+    if (fenceAt(line) || HEADING.test(line) || RULE.test(line)) break;
     if (depth < DEPTH_LIMIT && (QUOTE.test(line) || interrupts(itemAt(line)))) break;
     end += 1;
   }
