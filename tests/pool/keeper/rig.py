@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -147,11 +148,8 @@ class Rig:
             client.close()
             await client.wait_closed()
         for process in self._processes:
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-                process.send_signal(signal.SIGTERM)
             try:
-                await eventually(lambda p=process: p.poll() is not None, 20)
+                await eventually(partial(_has_ended, process), 20)
             finally:
                 if process.poll() is None:
                     process.kill()
@@ -163,6 +161,13 @@ class Rig:
         except FileNotFoundError:
             return b""
         return b"\n".join(line for line in lines if f'"pid": {pid},'.encode() in line)
+
+
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    """Has it? If not, ask it to leave; the second time it does so at once."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+    return process.poll() is not None
 
 
 def request(

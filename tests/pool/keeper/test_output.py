@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,10 @@ def counted(count: int) -> bytes:
     return b"".join(b"%08d " % index + b"x" * (index % 300) + b"\n" for index in range(count))
 
 
+def has_come_to(path: Path, size: int, server: subprocess.Popen[bytes]) -> bool:
+    return server.poll() is not None or (path.exists() and path.stat().st_size >= size)
+
+
 async def test_no_byte_is_lost_or_repeated_over_kills_of_the_server(
     rig: Rig, wrapper: str, short_dir: Path
 ) -> None:
@@ -49,13 +54,7 @@ async def test_no_byte_is_lost_or_repeated_over_kills_of_the_server(
             cwd=ROOT,
         )
         target = (received.stat().st_size if received.exists() else 0) + chance.randrange(1, 400_000)
-        await eventually(
-            lambda s=server, t=target: (
-                s.poll() is not None  # type: ignore[misc]
-                or (received.exists() and received.stat().st_size >= t)
-            ),
-            30,
-        )
+        await eventually(partial(has_come_to, received, target, server), 30)
         server.kill()
         server.wait()
         if received.stat().st_size == len(expected):

@@ -272,7 +272,8 @@ async def test_a_start_that_fails_says_why_and_leaves_nothing(
     assert os.listdir(rig.runtime / "i") == []
     assert process_tree(rig.process.pid, root=False) == []
     client.close()
-    await eventually(lambda: len(os.listdir(f"/proc/{rig.process and rig.process.pid}/fd")) == descriptors)
+    pid = rig.process.pid
+    await eventually(lambda: len(os.listdir(f"/proc/{pid}/fd")) == descriptors)
 
 
 async def test_an_abandoned_start_leaves_nothing(rig: Rig, wrapper: str) -> None:
