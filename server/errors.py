@@ -146,6 +146,8 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
     except ValidationError as error:
         return error_response(from_validation(error))
     except web.HTTPException as error:
+        if error.status < 400:
+            raise
         return _from_http(error)
     except (asyncio.CancelledError, ConnectionError):
         raise
@@ -155,8 +157,6 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
 
 
 def _from_http(error: web.HTTPException) -> web.StreamResponse:
-    if error.status < 400:
-        return error
     code = _CODES_OF_STATUSES.get(error.status, "internal" if error.status >= 500 else "bad_request")
     message = _MESSAGES.get(error.status, error.reason)
     headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}

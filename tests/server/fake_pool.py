@@ -8,6 +8,7 @@ from, one answer for one message id.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -65,11 +66,15 @@ class FakeSubscription:
 
     def __init__(self, session: FakeSession, viewer: Viewer, position: Cursor, budget: int) -> None:
         self.session, self.viewer, self.position, self.budget = session, viewer, position, budget
+        self.seen = 0
         session.followers.append(self)
 
     def push(self) -> None:
-        for cursor, frame in self.session.log:
-            if cursor > self.position and self.viewer.backlog_bytes < self.budget:
+        for cursor, frame in itertools.islice(self.session.log, self.seen, None):
+            if self.viewer.backlog_bytes >= self.budget:
+                return
+            self.seen += 1
+            if cursor > self.position:
                 self.viewer.deliver([frame])
                 self.position = cursor
 
@@ -273,7 +278,7 @@ class FakePool:
             await self.create_session(user_id, session_id)
         session = self.session(user_id, session_id)
         position = session.head if asked is None else asked
-        frame = {
+        frame: dict[str, Any] = {
             "type": "subscribed",
             "session_id": session_id,
             "cursor": str(position),

@@ -14,6 +14,7 @@ from aiohttp import web
 from server.app import build_app, build_services
 from server.auth.passwords import Passwords
 from server.config import ServerConfig
+from server.door import Account
 from server.services import Services
 from server.settings import load_config
 from tests.server.fake_pool import FakePool
@@ -37,7 +38,7 @@ class Site:
 
     async def token(self, user_id: str, *, admin: bool = False, **options: Any) -> str:
         """A fresh API token of ``user_id``, who is made if need be."""
-        account = await self.pool.accounts.get_user(user_id)
+        account: Account | None = await self.pool.accounts.get_user(user_id)
         if account is None:
             account = await self.services.users.add(user_id, admin=admin)
         return (await self.services.sign_in.issue(account, kind="api", **options)).token

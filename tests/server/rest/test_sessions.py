@@ -132,8 +132,8 @@ async def test_another_users_session_is_not_there(site: Site, method: str, path:
     site.pool.ask("bob", "secret", "r1")
     alice = await site.client("alice")
     body = {"decision": "allow"} if "permissions/" in path else {}
-    options = {"json": body} if method in ("POST", "PATCH") else {}
-    async with alice.request(method, f"api/v1/sessions/secret{path}", **options) as response:
+    sent = body if method in ("POST", "PATCH") else None
+    async with alice.request(method, f"api/v1/sessions/secret{path}", json=sent) as response:
         assert await error_of(response) == (404, "not_found")
-    async with alice.request(method, f"api/v1/sessions/none{path}", **options) as response:
+    async with alice.request(method, f"api/v1/sessions/none{path}", json=sent) as response:
         assert await error_of(response) == (404, "not_found")
