@@ -169,9 +169,10 @@ class Dialogue(Viewing):
         digest = hashlib.sha256(msgspec.json.encode([checked, literal])).hexdigest()
         session = await self._session_for_message(key)
         async with session.accepting:
-            earlier = await self._supervisor.around.store.find_turn(key, message_id)
-            if earlier is not None:
-                return _first_answer(earlier, digest, on_accepted)
+            if message_id in session.message_ids:
+                earlier = await self._supervisor.around.store.find_turn(key, message_id)
+                if earlier is not None:
+                    return _first_answer(earlier, digest, on_accepted)
             self._check_admission(session)
             turn_id = TurnId(str(uuid.uuid4()))
             record = TurnRecord(

@@ -22,6 +22,7 @@ from pool.errors import Conflict, PoolError
 from pool.model import Cursor, InstanceId, SessionKey
 from pool.runtime.envelope import Envelope
 from pool.runtime.hub import Channel, Item
+from pool.runtime.merging import merged
 from pool.store.base import AppendEvents, LogEntry, Operation, PatchInstance, PatchSession, Store
 
 _log = logging.getLogger(__name__)
@@ -119,10 +120,12 @@ class SessionLog:
 
     async def settled(self) -> None:
         """Wait until everything that was added so far is committed and published."""
-        if self._task is None and not self._operations and not self._entries:
+        is_pending = bool(self._operations or self._entries)
+        batch = self._batch if is_pending else self._batch - 1
+        if batch <= self._done:
             return
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.append((self._batch, waiter))
+        self._waiters.append((batch, waiter))
         self._kick()
         await waiter
 
@@ -146,7 +149,7 @@ class SessionLog:
 
     async def _commit_all(self) -> None:
         try:
-            while self._operations or self._entries or self._waiters or self._offset_lags():
+            while self._operations or self._entries or self._offset_lags():
                 operations, instance_id, offset = self._take()
                 await self._commit(operations)
                 self._done += 1
@@ -170,7 +173,7 @@ class SessionLog:
         operations.append(PatchSession(self.key, {"position": self.position}))
         self._operations, self._entries = [], []
         self._batch += 1
-        return operations, self._instance_id, self.position.offset
+        return merged(operations), self._instance_id, self.position.offset
 
     async def _commit(self, operations: list[Operation]) -> None:
         for attempt in range(1_000_000):

@@ -86,6 +86,7 @@ class Session:
         self.usage: dict[str, Any] = {}
         self.next_turn_number = next_turn_number
         self.accepting = asyncio.Lock()
+        self.message_ids: set[str] = set()
         self.woken_for_viewer = False
         self.idleness = Idleness(self)
         self.delivery = Delivery(self)
@@ -133,6 +134,8 @@ class Session:
         self.revive()
         accepted = Accepted(record.turn_id, record.message_id or "", record.position)
         before = (lambda: on_accepted(accepted)) if on_accepted is not None else None
+        if record.message_id is not None:
+            self.message_ids.add(record.message_id)
         self.turns.enqueue(record, before)
         self.next_turn_number += 1
         self.touch()

@@ -94,11 +94,13 @@ class Supervisor:
     async def _load(self, record: SessionRecord) -> Session:
         number = await self.around.store.next_turn_number(record.key)
         exited = await self.around.store.exited_instances(record.key)
+        message_ids = await self.around.store.message_ids(record.key)
         # Several may have read the rows side by side: the first to come back makes the one object.
         loaded = self.sessions.get(record.key)
         if loaded is not None:
             return loaded
         session = self.sessions[record.key] = Session(record, self.around, number)
+        session.message_ids.update(message_ids)
         session.replay.spools |= {instance.ordinal: instance.instance_id for instance in exited}
         return session
 

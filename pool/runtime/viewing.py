@@ -82,13 +82,11 @@ class Viewing:
         return frames, following, preceding
 
     async def status(self, user_id: str, session_id: str) -> dict[str, Any]:
-        """State, instance, open turn, queue, open approvals and usage of a session."""
+        """State, open turn, queue, open approvals and usage of a session."""
         session = await self._get(user_id, session_id)
         turn = session.turns.open_turn
         return {
             "state": session.state.value,
-            "session": session,
-            "instance": session.instance,
             "turn": turn.info() if turn is not None else None,
             "queued": [queued.info() for queued in session.turns.queued],
             "pending_permissions": session.approvals.open(),

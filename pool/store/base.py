@@ -272,6 +272,10 @@ class Store(ABC):
         """The turn that was made from this message, if any."""
 
     @abstractmethod
+    async def message_ids(self, key: SessionKey) -> Sequence[str]:
+        """Every message id of the session that is remembered, so that a new one need not be looked up."""
+
+    @abstractmethod
     async def get_turn(self, key: SessionKey, turn_id: TurnId) -> TurnRecord | None:
         """A turn by its id."""
 

@@ -86,6 +86,13 @@ def turn_of_message(key: SessionKey, message_id: str) -> sa.Select[Any]:
     return _with_key(turns).where(_is_key(key), turns.c.message_id == message_id)
 
 
+def message_ids(key: SessionKey) -> sa.Select[Any]:
+    """Every message id of a session."""
+    joined = turns.join(sessions, turns.c.session == sessions.c.id)
+    known = sa.select(turns.c.message_id).select_from(joined)
+    return known.where(_is_key(key), turns.c.message_id.is_not(None))
+
+
 def turn(key: SessionKey, turn_id: TurnId) -> sa.Select[Any]:
     """A turn by its id, if it is of this session."""
     return _with_key(turns).where(_is_key(key), turns.c.turn_id == turn_id)

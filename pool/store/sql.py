@@ -101,6 +101,10 @@ class SqlStore(Store):
         row = await self.database.fetch_one(queries.turn_of_message(key, message_id))
         return None if row is None else turn_of(row)
 
+    async def message_ids(self, key: SessionKey) -> Sequence[str]:
+        """See ``Store.message_ids``."""
+        return [row["message_id"] for row in await self.database.fetch(queries.message_ids(key))]
+
     async def get_turn(self, key: SessionKey, turn_id: TurnId) -> TurnRecord | None:
         """See ``Store.get_turn``."""
         row = await self.database.fetch_one(queries.turn(key, turn_id))
