@@ -26,6 +26,7 @@ from pool.names import check_name
 from pool.protocol.command_line import check_model
 from pool.protocol.connection import user_message
 from pool.protocol.content import check_content
+from pool.runtime import choices
 from pool.runtime.session import Session
 from pool.runtime.viewing import Viewing, check_title
 from pool.store.base import TurnRecord
@@ -98,9 +99,9 @@ class Dialogue(Viewing):
         if title is not None:
             session.patch(title=check_title(title))
         if model is not None:
-            await session.set_model(check_model(model))
+            await choices.set_model(session, check_model(model))
         if permission_mode is not None:
-            await session.set_permission_mode(permission_mode)
+            await choices.set_permission_mode(session, permission_mode)
         await session.log.settled()
         return session.info()
 
@@ -133,13 +134,13 @@ class Dialogue(Viewing):
     async def set_model(self, user_id: str, session_id: str, model: str | None) -> None:
         """Take another model for this session."""
         session = await self._get(user_id, session_id)
-        await session.set_model(check_model(model) if model is not None else None)
+        await choices.set_model(session, check_model(model) if model is not None else None)
         await session.log.settled()
 
     async def set_permission_mode(self, user_id: str, session_id: str, mode: str) -> None:
         """Take another permission mode. Raises ``Forbidden`` for one that is not configured."""
         session = await self._get(user_id, session_id)
-        await session.set_permission_mode(mode)
+        await choices.set_permission_mode(session, mode)
         await session.log.settled()
 
     # --- messages ------------------------------------------------------------------------

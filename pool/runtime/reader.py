@@ -39,7 +39,6 @@ class Reader:
             frames.Result: self._result,
             frames.SystemInit: self._init,
             frames.SessionStateChanged: self._session_state,
-            frames.ConversationReset: self._conversation_reset,
             frames.PermissionModeStatus: self._permission_mode,
             frames.TaskEvent: self._task_event,
         }
@@ -117,6 +116,8 @@ class Reader:
         session = self._session
         turn = session.turns.current
         session.note_usage(frame)
+        # After /clear this is the first frame with the new id; the reset's own id is another (measured).
+        session.cli_session_is(frame.session_id)
         if turn is not None and turn.state is not TurnState.DISPATCHING:
             session.turns.note_outcome(turn, self._outcome(turn, frame, cancelled=False))
         elif session.turns.by_cli is not None:
@@ -145,9 +146,6 @@ class Reader:
             self._session.cli_is_idle()
 
     # --- facts that outlive the instance -----------------------------------------------
-
-    def _conversation_reset(self, _instance: Instance, frame: frames.ConversationReset) -> None:
-        self._session.cli_session_is(frame.new_conversation_id)
 
     def _permission_mode(self, _instance: Instance, frame: frames.PermissionModeStatus) -> None:
         self._session.permission_mode_is(frame.permission_mode)

@@ -10,16 +10,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from pool.errors import BadRequest, Forbidden, PoolError
+from pool.errors import PoolError
 from pool.launch.base import StopGraces
 from pool.lifecycle.instance import InstanceEvent
-from pool.lifecycle.session import SessionCommand, SessionEvent, SessionMachine
+from pool.lifecycle.session import SessionEvent, SessionMachine
 from pool.lifecycle.turn import TurnEvent
 from pool.model import (
     Accepted,
@@ -34,6 +33,7 @@ from pool.model import (
 from pool.policy.backoff import CrashHistory
 from pool.protocol.frames import Result
 from pool.protocol.framing import Line
+from pool.runtime.adoption import Adoption
 from pool.runtime.approvals import Approvals
 from pool.runtime.delivery import Delivery
 from pool.runtime.ending import instance_ended
@@ -44,6 +44,7 @@ from pool.runtime.instance import Instance
 from pool.runtime.log import SessionLog
 from pool.runtime.reader import Reader
 from pool.runtime.replay import Replay
+from pool.runtime.steps import Steps
 from pool.runtime.surroundings import Surroundings
 from pool.runtime.turns import Turn, Turns
 from pool.runtime.waking import Waking
@@ -81,6 +82,7 @@ class Session:
             turn_timeout_seconds=config.turn_timeout_seconds,
         )
         self.waking = Waking(self)
+        self.adoption = Adoption(self)
         self.crashes = CrashHistory()
         self.instance: Instance | None = None
         self.usage: dict[str, Any] = {}
@@ -91,7 +93,7 @@ class Session:
         self.idleness = Idleness(self)
         self.delivery = Delivery(self)
         self._reader = Reader(self)
-        self._cooling_timer: asyncio.TimerHandle | None = None
+        self.steps = Steps(self)
 
     # --- facts -------------------------------------------------------------------------
 
@@ -184,63 +186,11 @@ class Session:
         if turn is not None and turn.state is TurnState.AWAITING and not self.approvals.has_open:
             self.turns.feed(turn, TurnEvent.PERMISSION_SETTLED)
 
-    async def set_model(self, model: str | None) -> None:
-        """Take another model, now if live and for every later instance."""
-        if self.instance is not None and self.instance.state in (InstanceState.READY, InstanceState.BUSY):
-            answer = await self.instance.ask("set_model", model=model)
-            if not answer.ok:
-                raise BadRequest(f"the CLI refused the model: {answer.error}")
-        self.patch(model=model)
-
-    async def set_permission_mode(self, mode: str) -> None:
-        """Take another permission mode. Raises ``Forbidden`` for one that is not configured."""
-        if mode not in self.around.config.permission_modes:
-            allowed = ", ".join(self.around.config.permission_modes)
-            raise Forbidden(f"permission mode {mode!r} is not allowed here; use one of {allowed}")
-        if self.instance is not None and self.instance.state in (InstanceState.READY, InstanceState.BUSY):
-            answer = await self.instance.ask("set_permission_mode", mode=mode)
-            if not answer.ok:
-                raise BadRequest(f"the CLI refused the permission mode: {answer.error}")
-        self.patch(permission_mode=mode)
-
     # --- what the machine commands -----------------------------------------------------
 
     def feed(self, event: SessionEvent, reason: Reason | None = None) -> None:
-        """Move the session; store and publish a changed state; carry out the commands."""
-        was = self.state
-        commands = self.machine.feed(event)
-        if self.state is not was:
-            body: dict[str, Any] = {"type": "session", "state": self.state.value}
-            if reason is not None:
-                body["reason"] = reason.as_dict()
-            self.record = replace(self.record, state=self.state)
-            self.log.own(body, [PatchSession(self.key, {"state": self.state})])
-        for command in commands:
-            self._carry_out(command, reason)
-
-    def _carry_out(self, command: SessionCommand, reason: Reason | None) -> None:
-        if command is SessionCommand.TAKE_SLOT:
-            self.waking.begin()
-        elif command is SessionCommand.DISPATCH_NEXT:
-            self.dispatch_next()
-        elif command is SessionCommand.WAKE_IF_QUEUED:
-            if self.turns.queued and not self.around.is_stopping:
-                self.feed(SessionEvent.TURN_SUBMITTED)
-        elif command is SessionCommand.ARM_BACKOFF:
-            self._arm_backoff()
-        elif command is SessionCommand.STOP_INSTANCE:
-            self.stop_instance("archived")
-        elif command is SessionCommand.ALERT_OPERATOR:
-            _log.error("session %s needs a person: %s", self.key, reason)
-        else:
-            self._end_queued(command, reason)
-
-    def _end_queued(self, command: SessionCommand, reason: Reason | None) -> None:
-        if command is SessionCommand.FAIL_QUEUED_TURNS:
-            self.fail_queued(reason or Reason("session_faulted", "the session keeps crashing"))
-        elif command is SessionCommand.WITHDRAW_QUEUED_TURNS:
-            for turn in list(self.turns.queued):
-                self.turns.feed(turn, TurnEvent.DEADLINE_PASSED, reason)
+        """See ``Steps.feed``."""
+        self.steps.feed(event, reason)
 
     def fail_queued(self, reason: Reason) -> None:
         """No queued turn can run."""
@@ -265,16 +215,6 @@ class Session:
             self.log.change(PatchInstance(instance.id, {"turns": instance.turns}))
         else:
             self.idleness.watch()
-
-    def _arm_backoff(self) -> None:
-        delay = self.crashes.delay_seconds(random.random())
-        loop = asyncio.get_running_loop()
-        self._cooling_timer = loop.call_later(delay, self._cooled)
-
-    def _cooled(self) -> None:
-        if self.state is SessionState.COOLING:
-            wanted = bool(self.turns.queued) and not self.around.is_stopping
-            self.feed(SessionEvent.WAKE_DUE if wanted else SessionEvent.REST_DUE)
 
     # --- Effects of turns ---------------------------------------------------------------
 
@@ -357,14 +297,13 @@ class Session:
     def keeper_lost(self, instance: Instance) -> None:
         """The keeper died: what the instance had printed is read through the next keeper."""
         if instance is self.instance:
-            self.around.tasks.start(self.waking.after_keeper(instance), f"keeper-lost:{self.key}")
+            self.around.tasks.start(self.adoption.after_keeper(instance), f"keeper-lost:{self.key}")
 
     def quiet(self) -> None:
         """The server stops: no timer of this session fires any more."""
         self.idleness.stop()
         self.turns.cancel_timers()
-        if self._cooling_timer is not None:
-            self._cooling_timer.cancel()
+        self.steps.quiet()
 
     def _committed(self, instance_id: str, offset: int) -> None:
         instance = self.instance

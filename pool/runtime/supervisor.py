@@ -18,7 +18,7 @@ from pool.model import (
     SessionState,
     UserId,
 )
-from pool.policy.eviction import InstanceFacts
+from pool.runtime.capacity import Capacity
 from pool.runtime.instance import Instance
 from pool.runtime.session import Session
 from pool.runtime.surroundings import Surroundings
@@ -36,9 +36,10 @@ class Supervisor:
         self.sessions: dict[SessionKey, Session] = {}
         self.on_user_busy: Callable[[UserId], None] = lambda _user: None
         surroundings.instance_ended = self.forget_later
-        surroundings.slots.evict = self._evict
-        surroundings.slots.candidates = self._facts
-        surroundings.slots.leaving = self._leaving
+        capacity = Capacity(self.sessions)
+        surroundings.slots.evict = capacity.evict
+        surroundings.slots.candidates = capacity.candidates
+        surroundings.slots.leaving = capacity.leaving
         surroundings.launcher.on_lost(self._keeper_lost)
 
     # --- sessions -----------------------------------------------------------------------
@@ -144,7 +145,7 @@ class Supervisor:
         session = await self._load(work.session)
         listing = listings.get(work.instances[-1].instance_id) if work.instances else None
         try:
-            await session.waking.adopt(work, listing)
+            await session.adoption.adopt(work, listing)
         except PoolError:
             _log.exception("session %s could not be taken over", session.key)
 
@@ -195,39 +196,6 @@ class Supervisor:
                 _log.error("no keeper yet: %s", error)
             else:
                 self.around.keeper_is_back.set()
-                return
-
-    # --- capacity ----------------------------------------------------------------------------
-
-    def _facts(self) -> list[InstanceFacts]:
-        """What matters about every live instance when a slot is wanted."""
-        return [
-            InstanceFacts(
-                instance_id=session.instance.id,
-                user_id=session.key.user_id,
-                state=session.instance.state,
-                idle_since=session.idleness.since,
-                started_at=session.instance.started_at,
-                has_open_turn=session.turns.open_turn is not None or bool(session.turns.queued),
-                has_background_work=bool(session.instance.background),
-                is_pinned=session.state is not SessionState.LIVE,
-            )
-            for session in self.sessions.values()
-            if session.instance is not None
-        ]
-
-    def _leaving(self) -> set[SessionKey]:
-        return {
-            session.key
-            for session in self.sessions.values()
-            if session.instance is not None and session.instance.state is InstanceState.STOPPING
-        }
-
-    def _evict(self, instance_id: InstanceId) -> None:
-        """Park an idle session because a waiter needs the slot."""
-        for session in self.sessions.values():
-            if session.instance is not None and session.instance.id == instance_id and session.is_idle:
-                session.idleness.park("evicted for somebody who waits")
                 return
 
     # --- the end -------------------------------------------------------------------------------

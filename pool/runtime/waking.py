@@ -7,24 +7,21 @@ waits for the same task and gets the same result or the same typed error.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import uuid
 from typing import TYPE_CHECKING
 
 from pool.errors import InstanceGone, PoolError, Refused
-from pool.launch.base import InstanceListing, LaunchSpec, StopGraces
+from pool.launch.base import LaunchSpec, StopGraces
 from pool.lifecycle.instance import InstanceEvent
 from pool.lifecycle.session import SessionEvent
-from pool.lifecycle.turn import TurnEvent
 from pool.model import ExitStatus, InstanceId, InstanceState, Reason, SessionState
 from pool.protocol.command_line import CliOptions, base_environment, build_args
 from pool.runtime.instance import Instance
-from pool.store.base import InstanceRecord, OpenWork, PatchInstance, PutInstance
+from pool.store.base import InstanceRecord, PatchInstance, PutInstance
 from pool.workspace.workspaces import WorkspacePaths
 
 if TYPE_CHECKING:
-    from pool.protocol.frames import ControlResponse
     from pool.runtime.session import Session
 
 _log = logging.getLogger(__name__)
@@ -220,113 +217,6 @@ class Waking:
         """A launch that failed leaves nothing behind."""
         await instance.end(StopGraces(end_of_input=0, term=1), "the launch failed")
         if not instance.has_exited and instance.handle is None:
-            instance.exited(ExitStatus(), "")
-
-    # --- adoption --------------------------------------------------------------------------
-
-    async def adopt(self, work: OpenWork, listing: InstanceListing | None) -> None:
-        """Take over what an earlier server left of this session. ``listing`` None: the host knows nothing."""
-        session = self._session
-        session.turns.restore(work.turns)
-        session.approvals.restore(work.permissions)
-        if not work.instances:
-            self._wake_for_queued()
-            return
-        record = work.instances[-1]
-        instance = Instance(
-            record.instance_id,
-            session.key,
-            record.ordinal,
-            session,
-            epoch=session.around.epoch,
-            max_line_bytes=session.around.config.max_line_bytes,
-            started_at=record.started_at,
-            offset=record.offset,
-            turns=record.turns,
-        )
-        session.instance = instance
-        session.around.slots.adopt(session.key)
-        session.log.begin_instance(instance.id, instance.ordinal, record.offset)
-        session.replay.spools[instance.ordinal] = instance.id
-        if listing is None:
-            session.replay.spools.pop(instance.ordinal)
-            instance.exited(ExitStatus(), "")
-            return
-        await self._attach(instance, record.offset, listing)
-
-    async def _attach(self, instance: Instance, offset: int, listing: InstanceListing) -> None:
-        session = self._session
-        session.machine = type(session.machine)(str(session.key), SessionState.LIVE)
-        instance.machine.feed(InstanceEvent.HANDSHAKE_DONE)
-        if session.turns.open_turn is not None:
-            instance.machine.feed(InstanceEvent.TURN_STARTED)
-        try:
-            instance.handle = await session.around.launcher.attach(instance.id, offset, instance)
-            await instance.received(listing.end_offset, _INGEST_SECONDS)
-            if listing.exit_status is not None:
-                async with asyncio.timeout(_ATTACH_SECONDS):
-                    await instance.ended.wait()
-                return
-            answer = await instance.handshake(_ATTACH_SECONDS)
-        except InstanceGone:
-            instance.exited(ExitStatus(), "")
-        except (PoolError, TimeoutError) as error:
-            _log.error("instance %s could not be taken over and is stopped: %s", instance.id, error)
-            session.stop_instance("it could not be taken over")
-        else:
-            await self._taken_over(instance, answer)
-
-    async def _taken_over(self, instance: Instance, answer: ControlResponse) -> None:
-        """The CLI's own word decides: open asks, and whether it is at work."""
-        session = self._session
-        listed: list[str] = []
-        pending = answer.envelope.get("pending_permission_requests")
-        for ask in pending if isinstance(pending, list) else ():
-            request_id, request = ask.get("request_id"), ask.get("request")
-            if isinstance(request_id, str) and isinstance(request, dict):
-                listed.append(request_id)
-                self._ask_again(instance, request_id, request)
-        for line in session.approvals.reconcile(listed):
-            with contextlib.suppress(PoolError):
-                await instance.write(line)
-        session.permission_settled()
-        turn = session.turns.current
-        if turn is not None and not turn.state.is_terminal:
-            session.turns.feed(turn, TurnEvent.REATTACHED)
-            if turn.is_interrupting:
-                session.send_interrupt(turn)
-        session.dispatch_next()
-        session.idleness.watch()
-        session.log.flush()
-
-    def _ask_again(self, instance: Instance, request_id: str, request: dict[str, object]) -> None:
-        session = self._session
-        turn = session.turns.open_turn
-        turn_id = turn.record.turn_id if turn is not None else None
-        new = session.approvals.asked(instance.id, turn_id, request_id, dict(request))
-        if new and turn is not None and turn.machine.can(TurnEvent.PERMISSION_ASKED):
-            session.turns.feed(turn, TurnEvent.PERMISSION_ASKED)
-
-    def _wake_for_queued(self) -> None:
-        session = self._session
-        if session.turns.queued and session.state is SessionState.PARKED:
-            session.feed(SessionEvent.TURN_SUBMITTED)
-
-    # --- the keeper's death ------------------------------------------------------------------
-
-    async def after_keeper(self, instance: Instance) -> None:
-        """Read the rest of the dead instance's output through the next keeper; ``exited`` follows."""
-        session = self._session
-        await session.around.keeper_is_back.wait()
-        if instance.has_exited:
-            return
-        try:
-            instance.handle = await session.around.launcher.attach(
-                instance.id, instance.received_offset, instance
-            )
-            async with asyncio.timeout(_INGEST_SECONDS):
-                await instance.ended.wait()
-        except (PoolError, TimeoutError):
             instance.exited(ExitStatus(), "")
 
 

@@ -1,0 +1,151 @@
+"""How a session takes over an instance that runs already: after a restart, after a keeper's death.
+
+First everything that the instance printed meanwhile is read, so that nothing
+new gets a cursor below what viewers have seen. Then the CLI's own word
+decides: which approvals are open, and whether it is at work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import TYPE_CHECKING
+
+from pool.errors import InstanceGone, PoolError
+from pool.launch.base import InstanceListing
+from pool.lifecycle.instance import InstanceEvent
+from pool.lifecycle.session import SessionEvent, SessionMachine
+from pool.lifecycle.turn import TurnEvent
+from pool.model import ExitStatus, InstanceState, SessionState
+from pool.protocol.connection import pending_asks
+from pool.runtime.instance import Instance
+from pool.store.base import OpenWork, PatchInstance
+
+if TYPE_CHECKING:
+    from pool.protocol.frames import ControlResponse
+    from pool.runtime.session import Session
+
+_log = logging.getLogger(__name__)
+_INGEST_SECONDS = 60.0
+_ATTACH_SECONDS = 15.0
+
+
+class Adoption:
+    """Takes over what an earlier server or keeper left of one session."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    async def adopt(self, work: OpenWork, listing: InstanceListing | None) -> None:
+        """Take over what an earlier server left of this session. ``listing`` None: the host knows nothing."""
+        session = self._session
+        session.turns.restore(work.turns)
+        session.approvals.restore(work.permissions)
+        if not work.instances:
+            self._wake_for_queued()
+            return
+        *older, record = work.instances
+        for left in older:
+            session.log.change(PatchInstance(left.instance_id, {"state": InstanceState.EXITED}))
+        instance = Instance(
+            record.instance_id,
+            session.key,
+            record.ordinal,
+            session,
+            epoch=session.around.epoch,
+            max_line_bytes=session.around.config.max_line_bytes,
+            started_at=record.started_at,
+            offset=record.offset,
+            turns=record.turns,
+        )
+        session.instance = instance
+        session.around.slots.adopt(session.key)
+        session.log.begin_instance(instance.id, instance.ordinal, record.offset)
+        session.replay.spools[instance.ordinal] = instance.id
+        if listing is None:
+            session.replay.spools.pop(instance.ordinal)
+            instance.exited(ExitStatus(), "")
+            return
+        await self._attach(instance, record.offset, listing)
+
+    async def _attach(self, instance: Instance, offset: int, listing: InstanceListing) -> None:
+        session = self._session
+        self._stands_as_found()
+        instance.machine.feed(InstanceEvent.HANDSHAKE_DONE)
+        if session.turns.open_turn is not None:
+            instance.machine.feed(InstanceEvent.TURN_STARTED)
+        try:
+            instance.handle = await session.around.launcher.attach(instance.id, offset, instance)
+            await instance.received(listing.end_offset, _INGEST_SECONDS)
+            if listing.exit_status is not None:
+                async with asyncio.timeout(_ATTACH_SECONDS):
+                    await instance.ended.wait()
+                return
+            answer = await instance.handshake(_ATTACH_SECONDS)
+        except InstanceGone:
+            instance.exited(ExitStatus(), "")
+        except (PoolError, TimeoutError) as error:
+            _log.error("instance %s could not be taken over and is stopped: %s", instance.id, error)
+            session.stop_instance("it could not be taken over")
+        else:
+            await self._taken_over(instance, answer)
+
+    def _stands_as_found(self) -> None:
+        """A session with an instance is live, or about to be; it is not parked as it was loaded."""
+        session = self._session
+        if session.state is not SessionState.ARCHIVED:
+            was_live = session.record.state is SessionState.LIVE
+            state = SessionState.LIVE if was_live else SessionState.WAKING
+            session.machine = SessionMachine(str(session.key), state)
+
+    async def _taken_over(self, instance: Instance, answer: ControlResponse) -> None:
+        """The CLI's own word decides: open asks, and whether it is at work."""
+        session = self._session
+        if session.state is not SessionState.LIVE:
+            session.feed(SessionEvent.INSTANCE_READY)
+        asks = pending_asks(answer)
+        for ask in asks:
+            self._ask_again(instance, ask.request_id, dict(ask.request))
+        for line in session.approvals.reconcile([ask.request_id for ask in asks]):
+            with contextlib.suppress(PoolError):
+                await instance.write(line)
+        session.permission_settled()
+        turn = session.turns.current
+        if turn is not None and not turn.state.is_terminal:
+            session.turns.feed(turn, TurnEvent.REATTACHED)
+            if turn.is_interrupting:
+                session.send_interrupt(turn)
+        session.dispatch_next()
+        session.idleness.watch()
+        session.log.flush()
+
+    def _ask_again(self, instance: Instance, request_id: str, request: dict[str, object]) -> None:
+        session = self._session
+        turn = session.turns.open_turn
+        turn_id = turn.record.turn_id if turn is not None else None
+        new = session.approvals.asked(instance.id, turn_id, request_id, dict(request))
+        if new and turn is not None and turn.machine.can(TurnEvent.PERMISSION_ASKED):
+            session.turns.feed(turn, TurnEvent.PERMISSION_ASKED)
+
+    def _wake_for_queued(self) -> None:
+        session = self._session
+        if session.turns.queued and session.state is SessionState.PARKED:
+            session.feed(SessionEvent.TURN_SUBMITTED)
+
+    # --- the keeper's death ------------------------------------------------------------------
+
+    async def after_keeper(self, instance: Instance) -> None:
+        """Read the rest of the dead instance's output through the next keeper; ``exited`` follows."""
+        session = self._session
+        await session.around.keeper_is_back.wait()
+        if instance.has_exited:
+            return
+        try:
+            instance.handle = await session.around.launcher.attach(
+                instance.id, instance.received_offset, instance
+            )
+            async with asyncio.timeout(_INGEST_SECONDS):
+                await instance.ended.wait()
+        except (PoolError, TimeoutError):
+            instance.exited(ExitStatus(), "")

@@ -1,0 +1,51 @@
+"""What admission must know of the live instances, and the eviction that it decides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from pool.model import InstanceId, InstanceState, SessionKey, SessionState
+from pool.policy.eviction import InstanceFacts
+
+if TYPE_CHECKING:
+    from pool.runtime.session import Session
+
+
+class Capacity:
+    """Looks at all sessions for ``Slots``."""
+
+    def __init__(self, sessions: Mapping[SessionKey, Session]) -> None:
+        self._sessions = sessions
+
+    def candidates(self) -> list[InstanceFacts]:
+        """What matters about every live instance when a slot is wanted."""
+        return [
+            InstanceFacts(
+                instance_id=session.instance.id,
+                user_id=session.key.user_id,
+                state=session.instance.state,
+                idle_since=session.idleness.since,
+                started_at=session.instance.started_at,
+                has_open_turn=session.turns.open_turn is not None or bool(session.turns.queued),
+                has_background_work=bool(session.instance.background),
+                is_pinned=session.state is not SessionState.LIVE,
+            )
+            for session in self._sessions.values()
+            if session.instance is not None
+        ]
+
+    def leaving(self) -> set[SessionKey]:
+        """The sessions whose instance is being stopped."""
+        return {
+            session.key
+            for session in self._sessions.values()
+            if session.instance is not None and session.instance.state is InstanceState.STOPPING
+        }
+
+    def evict(self, instance_id: InstanceId) -> None:
+        """Park an idle session because a waiter needs the slot."""
+        for session in self._sessions.values():
+            if session.instance is not None and session.instance.id == instance_id and session.is_idle:
+                session.idleness.park("evicted for somebody who waits")
+                return
