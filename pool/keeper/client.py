@@ -130,6 +130,11 @@ class KeeperClient(asyncio.Protocol):
         )
         return client
 
+    async def raise_epoch(self, epoch: int) -> int:
+        """Take a higher epoch on this connection; the epoch in force."""
+        answer = await self.request("hello", min=wire.VERSION_MIN, max=wire.VERSION_MAX, epoch=epoch)
+        return int(answer["epoch"])
+
     @property
     def is_lost(self) -> bool:
         """Is the connection of no more use?"""
@@ -170,6 +175,10 @@ class KeeperClient(asyncio.Protocol):
         """Send a request that needs no answer; without effect when the connection is lost."""
         if self._transport is not None:
             self._transport.write(wire.encode_json({"op": op, **fields}))
+
+    def expect_end(self) -> None:
+        """The keeper was told to leave: its end is no loss."""
+        self._on_lost = _nothing
 
     def close(self) -> None:
         """Close without telling anybody."""
@@ -302,6 +311,10 @@ def peer_pid(path: Path) -> int | None:
         pid, _uid, _gid = _UCRED.unpack(probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
         return int(pid)
     return None
+
+
+def _nothing(_fenced_by: int | None) -> None:
+    pass
 
 
 def _error(message: Mapping[str, Any]) -> KeeperError:

@@ -52,7 +52,9 @@ class LocalLauncher(Launcher):
     async def open(self, epoch: int) -> int:
         """See ``Launcher``; starts a keeper when none runs. Again after a loss: a new keeper."""
         async with self._opening:
-            if self._client is not None and self._epoch is not None and self._epoch >= epoch:
+            if self._client is not None and self._epoch is not None:
+                if epoch > self._epoch:
+                    self._epoch = await self._raise_epoch(self._client, epoch)
                 return self._epoch
             if self._fenced_by is not None:
                 raise KeeperUnavailable(f"another server took over with epoch {self._fenced_by}")
@@ -155,6 +157,12 @@ class LocalLauncher(Launcher):
                 epoch = int(error.details["epoch"]) + 1
         raise KeeperUnavailable(f"the keeper cannot be reached: {problem}")
 
+    async def _raise_epoch(self, client: KeeperClient, epoch: int) -> int:
+        try:
+            return await client.raise_epoch(epoch)
+        except KeeperError as error:
+            raise pool_error(error) from error
+
     async def _start_keeper(self) -> None:
         config = self._config
         command = KeeperCommand(
@@ -196,6 +204,7 @@ class LocalLauncher(Launcher):
 
     async def _end_keeper(self, client: KeeperClient, keeper: KeeperProcess) -> None:
         graces = StopGraces(term=self._config.stop_grace_seconds)
+        client.expect_end()
         with suppress(ConnectionLost):
             await client.request("shutdown", graces=graces_of(graces))
         if not await keeper.wait(sum(graces_of(graces)) + _LEAVE_SECONDS):

@@ -98,7 +98,10 @@ def bwrap_argv(plan: SandboxPlan) -> list[str]:
     argv += ["--ro-bind", str(plan.model_dir), MODEL_DIR]
     argv += ["--perms", "1777", "--size", str(SHM_BYTES), "--tmpfs", "/dev/shm"]
     # without these the sandbox's own root and /dev are writable memory of the host, without bound
-    argv += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", WORKSPACE]
+    argv += ["--remount-ro", "/dev", "--remount-ro", "/"]
+    # the host's root stays root to /proc/sys even without a capability: one write to core_pattern
+    # and the host runs what it says
+    argv += ["--remount-ro", "/proc", "--chdir", WORKSPACE]
     return [*argv, "--", inner_cli, *plan.cli_args]
 
 

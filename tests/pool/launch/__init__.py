@@ -1,0 +1,1 @@
+"""Launchers against real keepers, real sandboxes and small real programs."""

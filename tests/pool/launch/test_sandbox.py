@@ -1,0 +1,111 @@
+"""The command line and environment of a sandbox, as data; ``test_walls`` tries the sandbox itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from pool.launch import sandbox
+from pool.launch.sandbox import SandboxPlan, bwrap_argv
+
+PLAN = SandboxPlan(
+    bwrap="/usr/bin/bwrap",
+    cli=Path("/srv/cli/claude"),
+    cli_args=("--print", "--", "$(id)"),
+    workspace=Path("/data/workspaces/alice"),
+    home=Path("/data/homes/alice"),
+    model_dir=Path("/run/claude-pool/x/i/1"),
+    etc_dir=Path("/data/sandbox"),
+    cut_network=True,
+    disable_nesting=True,
+)
+
+
+def pairs(argv: list[str], option: str) -> list[tuple[str, str]]:
+    return [(argv[i + 1], argv[i + 2]) for i, word in enumerate(argv) if word == option]
+
+
+def test_only_the_workspace_and_the_home_are_writable() -> None:
+    argv = bwrap_argv(PLAN)
+    assert pairs(argv, "--bind") == [
+        ("/data/workspaces/alice", "/workspace"),
+        ("/data/homes/alice", "/home/claude"),
+    ]
+    assert "--dev-bind" not in argv
+    remounted = [argv[i + 1] for i, word in enumerate(argv) if word == "--remount-ro"]
+    assert remounted == ["/dev", "/", "/proc"]
+    assert argv.index("--remount-ro") > max(i for i, word in enumerate(argv) if word in ("--tmpfs", "--bind"))
+
+
+def test_every_temporary_file_system_has_a_size() -> None:
+    argv = bwrap_argv(PLAN)
+    sized = [argv[i - 2] for i, word in enumerate(argv) if word == "--tmpfs"]
+    assert sized == ["--size", "--size"]
+
+
+def test_it_dies_with_the_keeper_in_namespaces_of_its_own() -> None:
+    argv = bwrap_argv(PLAN)
+    for option in ("user", "pid", "ipc", "uts", "net"):
+        assert f"--unshare-{option}" in argv
+    assert {"--die-with-parent", "--new-session", "--disable-userns"} <= set(argv)
+    assert "--unshare-net" not in bwrap_argv(replace(PLAN, cut_network=False))
+    assert "--share-net" not in argv
+
+
+def test_the_clis_arguments_come_last_and_unchanged() -> None:
+    assert bwrap_argv(PLAN)[-5:] == ["--", "/opt/claude/claude", "--print", "--", "$(id)"]
+
+
+def test_a_cli_below_usr_stays_beside_its_own_files() -> None:
+    argv = bwrap_argv(replace(PLAN, cli=Path("/usr/lib/node_modules/claude/cli.js")))
+    assert argv[-4] == "/usr/lib/node_modules/claude/cli.js"
+    assert "/opt/claude/claude" not in argv
+
+
+def test_the_model_socket_is_bound_as_a_directory() -> None:
+    assert ("/run/claude-pool/x/i/1", "/run/model") in pairs(bwrap_argv(PLAN), "--ro-bind")
+
+
+def test_accounts_are_made_up_and_hosts_too_without_a_network() -> None:
+    bound = pairs(bwrap_argv(PLAN), "--ro-bind")
+    assert {("/data/sandbox/passwd", "/etc/passwd"), ("/data/sandbox/hosts", "/etc/hosts")} <= set(bound)
+    tried = dict(pairs(bwrap_argv(PLAN), "--ro-bind-try"))
+    assert not {"/etc/resolv.conf", "/etc/hosts", "/etc/shadow", "/etc/passwd"} & set(tried)
+    open_network = bwrap_argv(replace(PLAN, cut_network=False))
+    assert "/etc/resolv.conf" in dict(pairs(open_network, "--ro-bind-try"))
+    assert ("/data/sandbox/hosts", "/etc/hosts") not in pairs(open_network, "--ro-bind")
+
+
+def test_no_secret_and_nothing_that_redirects_gets_into_the_environment() -> None:
+    extra = {
+        "CLAUDE_CODE_MAX_RETRIES": "2",
+        "HOME": "/root",
+        "ANTHROPIC_API_KEY": "sk-real",
+        "ANTHROPIC_BASE_URL": "http://elsewhere",
+        "LD_PRELOAD": "/tmp/x.so",
+        "NODE_OPTIONS": "--require /tmp/x",
+        "CLAUDECODE": "1",
+    }
+    env = sandbox.sandbox_environment(extra)
+    assert env["HOME"] == "/home/claude"
+    assert env["CLAUDE_CONFIG_DIR"] == "/home/claude/.claude"
+    assert env["ANTHROPIC_API_KEY"] == "dummy"
+    assert env["ANTHROPIC_BASE_URL"] == "http://model-gateway"
+    assert env["ANTHROPIC_UNIX_SOCKET"] == "/run/model/api.sock"
+    assert env["CLAUDE_CODE_MAX_RETRIES"] == "2"
+    assert not {"LD_PRELOAD", "NODE_OPTIONS", "CLAUDECODE"} & set(env)
+
+
+def test_without_a_sandbox_the_paths_are_the_hosts() -> None:
+    env = sandbox.plain_environment(
+        {"A": "b"},
+        home=Path("/data/homes/alice"),
+        tmp_dir=Path("/data/tmp/1"),
+        model_dir=Path("/run/x/i/1"),
+        path="/usr/bin",
+    )
+    assert env["HOME"] == "/data/homes/alice"
+    assert env["CLAUDE_CONFIG_DIR"] == "/data/homes/alice/.claude"
+    assert env["TMPDIR"] == env["CLAUDE_CODE_TMPDIR"] == "/data/tmp/1"
+    assert env["ANTHROPIC_UNIX_SOCKET"] == "/run/x/i/1/api.sock"
+    assert env["A"] == "b"
