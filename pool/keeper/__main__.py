@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -83,7 +82,6 @@ def _detach(options: argparse.Namespace) -> int:
             for fd in (0, 1, 2):
                 os.dup2(null, fd)
             os.close(null)
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)
             code = _serve(options, ready_write)
         finally:
             os._exit(code)

@@ -18,6 +18,7 @@ _LOW_BYTES = 256 * 1024
 # a server that reads nothing while it asks for more is given up above this
 _LIMIT_BYTES = 64 * 1024 * 1024
 _BUFFERS_AT_ONCE = 64
+_FINISH_SECONDS = 5.0
 
 
 class Connection:
@@ -77,7 +78,11 @@ class Connection:
     def finish(self) -> None:
         """Send what is queued, then close."""
         self._is_closing = True
-        if not self._queue:
+        self.streams.clear()
+        if self._queue:
+            # a server that is stopped and takes nothing is not waited for
+            self._loop.call_later(_FINISH_SECONDS, self.close)
+        else:
             self.close()
 
     def close(self) -> None:
@@ -112,6 +117,10 @@ class Connection:
         except wire.WireError as error:
             self._log.write("bad_frame", error=str(error))
             self.close()
+        except Exception:
+            # frames behind this one are lost with it: the server must attach anew
+            self.close()
+            raise
 
     def _flush(self) -> None:
         self._is_flush_due = False

@@ -14,6 +14,9 @@ from pool.keeper.spawn import BWRAP, SHIM
 from pool.keeper.spool import Spool
 from pool.keeper.stream import Stream
 
+# a list may be of thousands of instances
+_LISTED_STDERR_CHARACTERS = 2048
+
 
 class Call(Protocol):
     """A request that is answered later, or never if its server has gone."""
@@ -47,8 +50,13 @@ class Entry:
     is_abandoned: bool = False
 
 
+def stderr_tail(entry: Entry) -> str:
+    """The end of the instance's stderr, at most 64 KiB."""
+    return entry.live.stderr_tail() if entry.live is not None else entry.record.stderr_tail
+
+
 def describe(entry: Entry) -> dict[str, Any]:
-    """The instance as ``list`` and ``attach`` answer it."""
+    """The instance as ``list`` and ``attach`` answer it; of stderr only the very end."""
     record = entry.record
     return {
         "instance": record.instance,
@@ -59,7 +67,7 @@ def describe(entry: Entry) -> dict[str, Any]:
         "end_offset": entry.spool.end,
         "exited_at": None if entry.live is not None else record.exited_at,
         "exit": None if entry.live is not None else {"code": record.code, "signal": record.signal},
-        "stderr_tail": entry.live.stderr_tail() if entry.live is not None else record.stderr_tail,
+        "stderr_tail": stderr_tail(entry)[-_LISTED_STDERR_CHARACTERS:],
     }
 
 

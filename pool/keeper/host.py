@@ -92,7 +92,7 @@ class Host:
         entry = self.entries[instance_id] = Entry(record, spool, started=started)
         try:
             entry.live = self._spawn(entry, request)
-        except (SpawnError, OSError) as error:
+        except (SpawnError, OSError, TypeError, ValueError, KeyError) as error:
             step = error.step if isinstance(error, SpawnError) else "prepare"
             self._discard(entry)
             raise HostError("spawn_failed", str(error), step=step) from error
@@ -158,7 +158,7 @@ class Host:
         if instance.cli is not None:
             entry.record.cli = Identity(instance.cli.pid, instance.cli.start_ticks)
         self._store(entry)
-        self._log.write("instance_live", instance=instance.id, cli_pid=entry.record.cli)
+        self._log.write("instance_live", instance=instance.id, cli_pid=instance.cli and instance.cli.pid)
         started, entry.started = entry.started, None
         if started is not None:
             started(entry)

@@ -8,7 +8,7 @@ from typing import Any
 
 from pool.keeper import wire
 from pool.keeper.connection import Connection
-from pool.keeper.entry import Entry, HostError, describe, exit_frame
+from pool.keeper.entry import Entry, HostError, describe, exit_frame, stderr_tail
 from pool.keeper.gate import BadLine, check_line
 from pool.keeper.host import Host
 from pool.keeper.ladder import Graces
@@ -162,7 +162,7 @@ class Operations:
         self._host.abandon(str(request["instance"]), call)
 
     def _stderr(self, _connection: Connection, call: Call, request: dict[str, Any]) -> None:
-        call.answer(stderr_tail=describe(self._host.entry(request["instance"]))["stderr_tail"])
+        call.answer(stderr_tail=stderr_tail(self._host.entry(request["instance"])))
 
     def _list(self, _connection: Connection, call: Call, _request: dict[str, Any]) -> None:
         call.answer(instances=[describe(entry) for entry in self._host.entries.values()])

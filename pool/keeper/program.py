@@ -94,6 +94,8 @@ class Program:
             self._host.remember(record)
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.on_signal(number, self._terminated)
+        # not ignored: that would be handed down to every CLI
+        self._loop.on_signal(signal.SIGHUP, _nothing)
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         self._server = KeeperServer(
             self._settings.runtime_dir,
@@ -106,6 +108,7 @@ class Program:
         )
         self._host.gateway.start()
         self._server.open()
+        note_runtime_dir(data_dir, self._settings.runtime_dir)
         self._log.write("keeper_listens", runtime=str(self._settings.runtime_dir))
 
     def run(self) -> int:
@@ -155,6 +158,25 @@ class Program:
     def _event(self, message: dict[str, Any]) -> None:
         if self._server is not None:
             self._server.event(message)
+
+
+def note_runtime_dir(data_dir: Path, runtime_dir: Path) -> None:
+    """Write down where the keeper of ``data_dir`` listens, for a server that would look elsewhere."""
+    with suppress(OSError):
+        (data_dir / "keeper" / "runtime").write_text(str(runtime_dir))
+
+
+def noted_runtime_dir(data_dir: Path) -> Path | None:
+    """Where a keeper of ``data_dir`` listens now, None when none does."""
+    try:
+        noted = Path((data_dir / "keeper" / "runtime").read_text())
+    except (OSError, ValueError):
+        return None
+    return noted if _answers(noted / SOCKET_NAME) else None
+
+
+def _nothing() -> None:
+    pass
 
 
 def take_lock(settings: Settings) -> int:

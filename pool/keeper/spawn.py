@@ -25,6 +25,7 @@ SHIM = "shim"
 
 _PIPE_BYTES = 1024 * 1024
 _POLL_SECONDS = 0.001
+_SLOWEST_POLL_SECONDS = 0.05
 _SHIM_PATH = Path(__file__).with_name("shim.py")
 # captured before the keeper raises its own: programs that use select() need the low one
 _FILE_LIMITS = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -84,7 +85,7 @@ def spawn(wrapper: str, argv: Sequence[str], env: Mapping[str, str], cwd: str) -
                 cwd=cwd,
                 start_new_session=True,
             )
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError) as error:
             raise SpawnError("exec", str(error)) from error
         child.returncode = 0  # the reaper collects it, Popen must not try
         with contextlib.suppress(OSError, ValueError):
@@ -143,6 +144,7 @@ class Identifier:
         self._text = b""
         self._init: procfs.ProcessRef | None = None
         self._timer: Timer | None = None
+        self._pause = _POLL_SECONDS
         loop.watch(self._fd, READ, self._readable)
 
     def close(self) -> None:
@@ -199,7 +201,8 @@ class Identifier:
                 self._on_cli(ref)
                 return
             ref.close()
-        self._timer = self._loop.call_later(_POLL_SECONDS, self._find_cli)
+        self._timer = self._loop.call_later(self._pause, self._find_cli)
+        self._pause = min(2 * self._pause, _SLOWEST_POLL_SECONDS)
 
     def _parse_lines(self) -> None:
         *lines, self._text = self._text.split(b"\n")

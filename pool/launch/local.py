@@ -11,6 +11,7 @@ from typing import Any
 from pool.config import PoolConfig
 from pool.errors import KeeperUnavailable
 from pool.keeper.client import ConnectionLost, KeeperClient, KeeperError
+from pool.keeper.program import noted_runtime_dir
 from pool.keeper.server import SOCKET_NAME
 from pool.keeper.starter import KeeperCommand, KeeperNotStarted, KeeperProcess, start_keeper
 from pool.launch import sandbox
@@ -40,8 +41,9 @@ class LocalLauncher(Launcher):
         self._environment = os.environ if environment is None else environment
         self._config = config
         self._isolation = resolve(config.isolation_mode, config.isolation_network)
-        self._runtime_dir = runtime_dir_for(config.data_dir, config.runtime_dir, self._environment)
-        self._requests = LocalRequests(config, self._isolation, self._runtime_dir, self._environment)
+        self._wanted_runtime_dir = runtime_dir_for(config.data_dir, config.runtime_dir, self._environment)
+        self._runtime_dir = self._wanted_runtime_dir
+        self._requests = LocalRequests(config, self._isolation, self._environment)
         self._client: KeeperClient | None = None
         self._keeper: KeeperProcess | None = None
         self._epoch: int | None = None
@@ -58,6 +60,8 @@ class LocalLauncher(Launcher):
                 return self._epoch
             if self._fenced_by is not None:
                 raise KeeperUnavailable(f"another server took over with epoch {self._fenced_by}")
+            # a server with another environment may have started the keeper that runs
+            self._runtime_dir = noted_runtime_dir(self._config.data_dir) or self._wanted_runtime_dir
             make_runtime_dir(self._runtime_dir)
             self._write_etc_files()
             client = await self._connect(max(epoch, self._epoch or 0))
@@ -77,7 +81,7 @@ class LocalLauncher(Launcher):
     async def start(self, spec: LaunchSpec, sink: InstanceSink) -> InstanceHandle:
         """See ``Launcher``."""
         client = self._attached()
-        request = self._requests.start(spec)
+        request = self._requests.start(spec, self._runtime_dir)
         feed = Feed(sink)
         try:
             attached = await client.start(request, feed)

@@ -22,16 +22,16 @@ from pool.launch.isolation import Isolation
 class LocalRequests:
     """Builds start requests for one data directory and one isolation."""
 
-    def __init__(
-        self, config: PoolConfig, isolation: Isolation, runtime_dir: Path, environment: Mapping[str, str]
-    ) -> None:
+    def __init__(self, config: PoolConfig, isolation: Isolation, environment: Mapping[str, str]) -> None:
         self._config = config
         self._isolation = isolation
-        self._runtime_dir = runtime_dir
         self._path = environment.get("PATH", sandbox.SYSTEM_PATH)
 
-    def start(self, spec: LaunchSpec) -> dict[str, Any]:
-        """The request for ``spec``; makes the config directory. Raises ``LaunchFailed``."""
+    def start(self, spec: LaunchSpec, runtime_dir: Path) -> dict[str, Any]:
+        """The request for ``spec`` to the keeper of ``runtime_dir``; makes the config directory.
+
+        Raises ``LaunchFailed``.
+        """
         cli = find_cli(self._config.cli_path)
         if not spec.workspace.is_dir():
             raise LaunchFailed(
@@ -42,15 +42,18 @@ class LocalRequests:
         except OSError as error:
             raise LaunchFailed(f"cannot make the home: {error}", details={"step": "home"}) from error
         prefixes = interpreter_prefixes(cli)
+        model_dir = socket_directory(runtime_dir, spec.instance_id)
         fill = self._sandboxed if self._isolation.mode == "bwrap" else self._plain
         return {
             "instance": spec.instance_id,
             "isolation": self._isolation.label,
             "labels": dict(spec.labels),
-            **fill(spec, cli, prefixes),
+            **fill(spec, cli, prefixes, model_dir),
         }
 
-    def _sandboxed(self, spec: LaunchSpec, cli: Path, prefixes: Sequence[Path]) -> dict[str, Any]:
+    def _sandboxed(
+        self, spec: LaunchSpec, cli: Path, prefixes: Sequence[Path], model_dir: Path
+    ) -> dict[str, Any]:
         names = [name for name in sandbox.ROOT_NAMES if os.path.lexists(f"/{name}")]
         plan = sandbox.SandboxPlan(
             bwrap=self._isolation.bwrap or "bwrap",
@@ -58,7 +61,7 @@ class LocalRequests:
             cli_args=spec.cli_args,
             workspace=spec.workspace,
             home=spec.home,
-            model_dir=socket_directory(self._runtime_dir, spec.instance_id),
+            model_dir=model_dir,
             etc_dir=self._config.data_dir / "sandbox",
             cut_network=self._isolation.network == "gateway_only",
             disable_nesting=self._isolation.disable_nesting,
@@ -69,13 +72,15 @@ class LocalRequests:
         env = sandbox.sandbox_environment(spec.env, prefixes)
         return {"wrapper": "bwrap", "argv": sandbox.bwrap_argv(plan), "env": env, "cwd": "/"}
 
-    def _plain(self, spec: LaunchSpec, cli: Path, prefixes: Sequence[Path]) -> dict[str, Any]:
+    def _plain(
+        self, spec: LaunchSpec, cli: Path, prefixes: Sequence[Path], model_dir: Path
+    ) -> dict[str, Any]:
         tmp_dir = self._config.data_dir / "tmp" / hashlib.sha256(spec.instance_id.encode()).hexdigest()[:12]
         env = sandbox.plain_environment(
             spec.env,
             home=spec.home,
             tmp_dir=tmp_dir,
-            model_dir=socket_directory(self._runtime_dir, spec.instance_id),
+            model_dir=model_dir,
             path=":".join([*(f"{prefix}/bin" for prefix in prefixes), self._path]),
         )
         return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import subprocess
 import sys
 from functools import partial
@@ -32,6 +33,17 @@ def counted(count: int) -> bytes:
     return b"".join(b"%08d " % index + b"x" * (index % 300) + b"\n" for index in range(count))
 
 
+def attacher(rig: Rig, epoch: int, instance: str, path: Path) -> subprocess.Popen[bytes]:
+    socket = str(rig.runtime / "keeper.sock")
+    command = [sys.executable, "-m", "tests.pool.keeper.attacher", socket, str(epoch), instance, str(path)]
+    return subprocess.Popen(command, cwd=ROOT)
+
+
+def peak_kib(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+
+
 def has_come_to(path: Path, size: int, server: subprocess.Popen[bytes]) -> bool:
     return server.poll() is not None or (path.exists() and path.stat().st_size >= size)
 
@@ -46,13 +58,7 @@ async def test_no_byte_is_lost_or_repeated_over_kills_of_the_server(
     expected, received = counted(20000), short_dir / "received"
     chance = random.Random(7)
     for epoch in range(2, 40):
-        server = subprocess.Popen(  # noqa: ASYNC220
-            [
-                *(sys.executable, "-m", "tests.pool.keeper.attacher"),
-                *(str(rig.runtime / "keeper.sock"), str(epoch), "counter", str(received)),
-            ],
-            cwd=ROOT,
-        )
+        server = attacher(rig, epoch, "counter", received)
         target = (received.stat().st_size if received.exists() else 0) + chance.randrange(1, 400_000)
         await eventually(partial(has_come_to, received, target, server), 30)
         server.kill()
@@ -133,8 +139,30 @@ async def test_a_server_that_grants_nothing_is_sent_no_more_than_its_window(rig:
     await eventually(lambda: [event for event in rig.events if event.get("handle") == answer["handle"]])
 
 
+async def test_a_server_that_is_stopped_costs_no_memory_and_misses_nothing(rig: Rig, short_dir: Path) -> None:
+    keeper = await rig.keeper()
+    client = await rig.client(1)
+    program = "import sys\nsys.stdin.readline()\nfor i in range(400): print('s' * 99_999, flush=True)"
+    attached, _ = await start(client, "shim", "chatty", python(program))
+    await client.write(attached.handle, b'{"type":"keep_alive"}')
+    received = short_dir / "received"
+    server = attacher(rig, 2, "chatty", received)
+    await eventually(partial(has_come_to, received, 1, server), 30)
+    server.send_signal(signal.SIGSTOP)
+    try:
+        spool = rig.data / "spool" / "chatty"
+        await eventually(lambda: sum(path.stat().st_size for path in spool.iterdir()) == 40_000_000, 30)
+        assert peak_kib(keeper.pid) < 60_000
+        server.send_signal(signal.SIGCONT)
+        await eventually(partial(has_come_to, received, 40_000_000, server), 30)
+    finally:
+        server.kill()
+        server.wait()
+    assert received.stat().st_size == 40_000_000
+
+
 async def test_a_flood_of_stderr_is_drained_cut_and_delays_nobody(rig: Rig) -> None:
-    await rig.keeper()
+    keeper = await rig.keeper()
     client = await rig.client()
     flood = "import os\nfor i in range(3000): os.write(2, b'e' * 65535 + b'%d' % (i % 10))\nprint('done')"
     _, flooder = await start(client, "shim", "flooder", python(flood))
@@ -146,9 +174,7 @@ async def test_a_flood_of_stderr_is_drained_cut_and_delays_nobody(rig: Rig) -> N
     assert code == 0
     assert flooder.data == b"done\n"
     assert 60_000 < len(tail) <= 65_536
-    memory = (Path("/proc") / str(rig.process.pid if rig.process else 0) / "status").read_text()
-    peak = next(line for line in memory.splitlines() if line.startswith("VmHWM"))
-    assert int(peak.split()[1]) < 100_000
+    assert peak_kib(keeper.pid) < 60_000
 
 
 async def test_the_end_of_stderr_is_kept_from_a_lines_beginning(rig: Rig) -> None:

@@ -99,6 +99,25 @@ async def test_the_next_server_takes_over(stand_of: Callable[..., Stand], mode: 
     assert data == bytes(sink.data + again.data)
 
 
+async def test_a_server_that_looks_elsewhere_finds_the_keeper_that_runs(
+    stand_of: Callable[..., Stand], short_dir: Path
+) -> None:
+    first = stand_of("none")
+    await first.launcher.open(1)
+    sink = Sink()
+    await first.launcher.start(first.spec("one"), sink)
+    await first.launcher.aclose(end_instances=False)
+    second = stand_of("none", runtime_dir=short_dir / "elsewhere")
+    await second.launcher.open(2)
+    taken = await second.launcher.attach(InstanceId("one"), 0, again := Sink())
+    await taken.write(LINE % 1)
+    await again.lines(2)
+    await second.launcher.aclose(end_instances=True)
+    third = stand_of("none", runtime_dir=short_dir / "elsewhere")
+    await third.launcher.open(3)
+    assert (short_dir / "elsewhere" / "keeper.sock").exists()
+
+
 async def test_a_server_that_was_taken_over_stays_away(stand_of: Callable[..., Stand]) -> None:
     first, second = stand_of("none"), stand_of("none")
     await first.launcher.open(1)

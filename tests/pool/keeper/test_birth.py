@@ -1,0 +1,74 @@
+"""What an instance begins with: three descriptors, default signals, its own environment, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+from pathlib import Path
+
+from tests.pool.keeper.rig import Rig, python, start
+
+LOOK = """
+import json, os, resource
+status = dict(line.split(':', 1) for line in open('/proc/self/status') if ':' in line)
+print(json.dumps({
+    'files': sorted(int(fd) for fd in os.listdir('/proc/self/fd') if os.path.exists('/proc/self/fd/' + fd)),
+    'ignored': int(status['SigIgn'], 16) & ~(1 << 12 | 1 << 24),  # Python's own: PIPE and XFSZ
+    'blocked': int(status['SigBlk'], 16),
+    'environment': dict(os.environ),
+    'leader': os.getsid(0) == os.getpid(),
+    'open_files': resource.getrlimit(resource.RLIMIT_NOFILE),
+    'cwd': os.getcwd(),
+}))
+"""
+
+
+async def test_an_instance_begins_with_a_clean_slate(rig: Rig, wrapper: str, short_dir: Path) -> None:
+    await rig.keeper(env={"ANTHROPIC_API_KEY": "secret", "LD_DEBUG_OUTPUT": "x"})
+    client = await rig.client()
+    _, collector = await start(client, wrapper, "one", python(LOOK), cwd=str(short_dir))
+    assert (await collector.exit())[0] == 0
+    seen = json.loads(collector.data)
+    assert seen["files"] == [0, 1, 2]
+    assert seen["ignored"] == seen["blocked"] == 0
+    expected = {"PATH", "CLAUDE_POOL_INSTANCE", "LC_CTYPE", "PWD"}
+    assert set(seen["environment"]) <= expected
+    # the keeper's own limit is higher
+    assert seen["open_files"] == list(resource.getrlimit(resource.RLIMIT_NOFILE))
+    if wrapper == "shim":
+        assert seen["leader"] is True
+        assert seen["cwd"] == os.path.realpath(short_dir)
+
+
+async def test_a_hundred_instances_share_one_small_keeper(rig: Rig) -> None:
+    await rig.keeper()
+    assert rig.process is not None
+    client = await rig.client()
+    for index in range(100):
+        await client.request("start", **_sleeper(index))
+    files = len(os.listdir(f"/proc/{rig.process.pid}/fd"))
+    assert files < 100 * 8 + 20
+    memory = Path(f"/proc/{rig.process.pid}/status").read_text()
+    resident = next(line for line in memory.splitlines() if line.startswith("VmRSS"))
+    assert int(resident.split()[1]) < 40_000
+    before = _cpu_ticks(rig.process.pid)
+    for _ in range(50):
+        await client.request("list")
+    assert _cpu_ticks(rig.process.pid) - before < 200
+    await client.request("shutdown", graces=[0, 0.2, 5])
+    assert await rig.wait(40) == 0
+
+
+def _sleeper(index: int) -> dict[str, object]:
+    return {
+        "instance": f"i{index}",
+        "wrapper": "shim",
+        "argv": ["/bin/sleep", "600"],
+        "env": {"PATH": "/usr/bin:/bin"},
+    }
+
+
+def _cpu_ticks(pid: int) -> int:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
