@@ -261,7 +261,7 @@ async def play(session: FakeSession, turn_id: str, words: str, message_id: str) 
         ending = {"state": end.state, "reason": end.reason}
     if ending["state"] != "lost":
         usage = {"input_tokens": 1204, "output_tokens": 310, "cache_read_input_tokens": 0}
-        result = {"subtype": "success", "usage": usage, "duration_ms": 2140, "total_cost_usd": 0}
+        result = {"subtype": "success", "usage": usage, "duration_ms": 2140}
         session.event({"type": "result", "uuid": _id("u"), **result})
     session.running = None
     session.interrupt.clear()

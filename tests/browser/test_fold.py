@@ -163,7 +163,7 @@ def test_an_older_page_goes_before_and_finds_the_result_of_its_tool(folding: Cor
 def test_a_subscription_begins_where_no_block_is_half_written(folding: Core) -> None:
     assert folding(
         """const running = turn('t', 'running');
-        const asked = event({type: 'system', subtype: 'status', uuid: 's1'});
+        const asked = event({type: 'system', subtype: 'status', status: 'requesting', uuid: 's1'});
         const whole = said('m', 'x');
         return [joint([]) === '0', joint([running, asked, turn('u', 'queued')]) === asked.cursor,
             joint([running, asked, whole, turn('u', 'queued')]) === whole.cursor];"""

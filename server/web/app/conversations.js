@@ -65,7 +65,6 @@ class Conversations {
       const info = await api.session(sessionId);
       const page = await api.history(sessionId, null, PAGE);
       if (this.places.get(sessionId) !== place) return;
-      place.model.model = info.model ?? null;
       place.model.mode = info.permission_mode ?? null;
       place.model.sessionState = info.state ?? null;
       for (const frame of page.frames) fold(place.model, frame);
@@ -199,8 +198,7 @@ class Conversations {
   choose(kind, value) {
     const { place } = this;
     this.around.socket.tell({ type: kind, session_id: place.id, value });
-    if (kind === "set_model") place.model.model = value || null;
-    else place.model.mode = value;
+    if (kind === "set_permission_mode") place.model.mode = value;
     this.around.changed();
   }
 }

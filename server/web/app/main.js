@@ -44,7 +44,7 @@ const page = createPage({
   send,
   stop: () => conversations.interrupt(),
   draft: (text) => state.keepsakes.keepDraft(conversations.current, text),
-  model: (value) => conversations.choose("set_model", value),
+  model: chooseModel,
   mode: (value) => conversations.choose("set_permission_mode", value),
   decide: (requestId, answer) => conversations.decide(requestId, answer),
   earlier: () => conversations.loadEarlier(),
@@ -124,8 +124,10 @@ async function enter() {
   page.focus();
 }
 
+/** What `me` and `welcome` say that may be chosen. */
 function takeChoices(source) {
-  if (Array.isArray(source.models)) state.choices.models = source.models.map((one) => one.value ?? one.id ?? one);
+  const models = source.models ?? source.model?.models;
+  if (Array.isArray(models) && models.length > 0) state.choices.models = models;
   if (Array.isArray(source.permission_modes)) state.choices.modes = source.permission_modes;
 }
 
@@ -231,6 +233,12 @@ function send(text) {
   }
   conversations.send(text);
   page.toBottom();
+}
+
+function chooseModel(value) {
+  const info = infoOf(conversations.current);
+  if (info) info.model = value;
+  conversations.choose("set_model", value);
 }
 
 function editMessage(messageId) {

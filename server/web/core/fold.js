@@ -67,12 +67,16 @@ export function prepend(model, frames) {
  */
 export function joint(frames) {
   for (let at = frames.length - 1; at >= 0; at -= 1) {
-    const { type, event, cursor } = frames[at];
-    const kind = event?.type;
-    if (type === "event" && (kind === "assistant" || kind === "result" || kind === "system")) return cursor;
-    if (type === "turn" && TERMINAL.has(frames[at].state)) return cursor;
+    const { type, event, cursor, state } = frames[at];
+    if (type === "event" && isBetweenBlocks(event)) return cursor;
+    if (type === "turn" && TERMINAL.has(state)) return cursor;
   }
   return "0";
+}
+
+function isBetweenBlocks(event) {
+  if (event.type === "system") return event.subtype === "init" || event.status === "requesting";
+  return event.type === "result" || (event.type === "assistant" && !event.parent_tool_use_id);
 }
 
 /** Is a turn of this session under way or waiting to run? */

@@ -56,17 +56,14 @@ const STEPS = {
     model.retry = null;
     if (!firstTime(model, event)) return;
     const usage = event.usage ?? {};
-    const total = event.total_cost_usd ?? 0;
+    // No cost: the CLI's figure follows its own price list and counts on over turns.
     model.usage = {
       input: (usage.input_tokens ?? 0) + (usage.cache_creation_input_tokens ?? 0),
       cached: usage.cache_read_input_tokens ?? 0,
       output: usage.output_tokens ?? 0,
       milliseconds: event.duration_ms ?? null,
-      // The CLI counts cost per process, so this turn's part is what was added.
-      cost: total >= model.costTotal ? total - model.costTotal : total,
       fresh: true,
     };
-    model.costTotal = total;
   },
 
   system(model, event) {
@@ -181,7 +178,7 @@ function addText(model, event, text, id) {
 
 function addTool(model, block, parent) {
   const { id, name, input } = block;
-  const item = { kind: "tool", id, name, input, parent, status: "running", output: "", children: [] };
+  const item = { kind: "tool", id, name, input, parent, status: "running", output: "", children: [], cwd: model.cwd };
   const result = model.orphans.get(id);
   if (parent) {
     if (model.byId.has(id)) return;

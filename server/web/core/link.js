@@ -119,7 +119,7 @@ const RECEIVED = {
 
   error(link, frame) {
     if (frame.code === "bad_cursor") return startOver(link, frame.session_id);
-    if (frame.code === "already_resolved") link.answers.delete(frame.request_id);
+    link.answers.delete(frame.request_id);
     if (frame.code === "draining" && link.outbox.has(frame.message_id)) return postponed(frame);
     link.outbox.delete(frame.message_id);
     return [{ do: "deliver", frame }];

@@ -25,7 +25,6 @@ export function newModel(sessionId) {
     mode: null,
     usage: null,
     cwd: null,
-    costTotal: 0,
     seen: new Set(),
     orphans: new Map(),
     todoRev: 0,

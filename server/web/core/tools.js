@@ -43,14 +43,18 @@ const ICONS = {
   ExitPlanMode: "list",
 };
 
-/** {label, target, icon} of one call; `target` is one line of plain text, perhaps empty. */
-export function describeTool(name, input) {
+/**
+ * {label, target, icon} of one call; `target` is one line of plain text, perhaps empty.
+ * Paths below `cwd` are shortened.
+ */
+export function describeTool(name, input, cwd = null) {
   const values = input && typeof input === "object" ? input : {};
   const keys = TARGETS[name];
+  const shorten = (part) => (cwd && String(part).startsWith(`${cwd}/`) ? String(part).slice(cwd.length + 1) : part);
   const parts = keys ? keys.map((key) => values[key]) : [Object.values(values).find(isText)];
   return {
     label: toolLabel(name),
-    target: oneLine(parts.filter((part) => part !== undefined && part !== null).join("  ")),
+    target: oneLine(parts.filter((part) => part !== undefined && part !== null).map(shorten).join("  ")),
     icon: ICONS[name] ?? "tool",
   };
 }

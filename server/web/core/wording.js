@@ -2,6 +2,9 @@
  * States as words for people. No DOM.
  */
 
+const DATE = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "long" });
+const NUMBER = new Intl.NumberFormat();
+
 const SESSION = {
   parked: ["asleep", "Asleep"],
   waking: ["busy", "Waking up"],
@@ -45,13 +48,19 @@ export function activityWords(model) {
   if (model.retry) return retryWords(model.retry);
   if (model.approvals.size > 0) return "Waiting for your answer";
   if (model.running !== null) return `${ACTIVITY[model.activity] ?? ACTIVITY.working}…`;
-  if (model.pending.some((entry) => entry.state === "queued")) return waitWords(model.sessionState);
-  return "";
+  const trouble = troubleWords(model);
+  if (trouble) return trouble;
+  return model.pending.some((entry) => entry.state === "queued") ? waitWords(model.sessionState) : "";
+}
+
+function troubleWords(model) {
+  const { sessionState: state, reason } = model;
+  if (state !== "faulted" && state !== "cooling") return "";
+  return `${SESSION[state][1]}. ${sentence(reason?.message ?? "")}`.trim();
 }
 
 function waitWords(state) {
-  if (state === "waking") return "Waking up…";
-  return state === "cooling" ? "Restarting after an error…" : "Waiting for its turn…";
+  return state === "waking" ? "Waking up…" : "Waiting for its turn…";
 }
 
 const RETRY = {
@@ -72,10 +81,10 @@ export function retryWords(retry) {
 
 /** "1,204 tokens in, 310 out, 2.1 s" */
 export function usageWords(usage) {
-  const number = new Intl.NumberFormat();
-  const parts = [`${number.format(usage.input + usage.cached)} tokens in`, `${number.format(usage.output)} out`];
+  const input = usage.input + usage.cached;
+  const parts = [];
+  if (input + usage.output > 0) parts.push(`${NUMBER.format(input)} tokens in`, `${NUMBER.format(usage.output)} out`);
   if (usage.milliseconds !== null) parts.push(`${(usage.milliseconds / 1000).toFixed(1)} s`);
-  if (usage.cost >= 0.00005) parts.push(`$${usage.cost.toFixed(usage.cost < 0.01 ? 4 : 2)}`);
   return parts.join(" · ");
 }
 
@@ -90,13 +99,13 @@ export function dayWords(seconds, nowSeconds) {
   const day = (value) => new Date(value * 1000).toDateString();
   if (day(seconds) === day(nowSeconds)) return "Today";
   if (day(seconds) === day(nowSeconds - 86400)) return "Yesterday";
-  const date = new Date(seconds * 1000);
-  return new Intl.DateTimeFormat(undefined, { day: "numeric", month: "long" }).format(date);
+  return DATE.format(new Date(seconds * 1000));
 }
 
 /** A text of the server as a sentence: with a capital and a full stop. */
 export function sentence(text) {
   const trimmed = String(text).trim();
+  if (trimmed === "") return "";
   const capital = trimmed.charAt(0).toUpperCase() + trimmed.slice(1);
   return /[.!?]$/.test(capital) ? capital : `${capital}.`;
 }

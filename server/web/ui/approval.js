@@ -52,8 +52,10 @@ function drawApproval(ask, settle) {
   card.append(el("h2", {}, icon("question"), title));
   const reason = ask.details.decision_reason ?? ask.details.reason;
   if (typeof reason === "string" && reason) card.append(el("p", { class: "quiet" }, reason));
-  const place = ask.details.cwd ?? ask.details.blocked_path;
-  if (typeof place === "string" && place) card.append(el("p", { class: "quiet" }, "In ", el("code", {}, place)));
+  const path = ask.details.blocked_path;
+  if (typeof path === "string" && path) {
+    card.append(el("p", { class: "quiet" }, "Asked because of ", el("code", {}, revealed(path))));
+  }
   card.append(el("div", { class: "approval-body" }, drawInput(ask)));
   const note = el("input", { type: "text", maxlength: "500", placeholder: "Reason (optional)" });
   note.setAttribute("aria-label", "Reason for denying");

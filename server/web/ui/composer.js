@@ -15,6 +15,9 @@ const MODES = {
 
 const MODELS = ["sonnet", "opus", "haiku"];
 
+/** The CLI's own word for no wish. */
+const DEFAULT = "default";
+
 /** Safari ends a composition just before the Enter that ended it. */
 const AFTER_COMPOSITION = 30;
 
@@ -71,7 +74,7 @@ export function createComposer(on) {
     update(place, choices) {
       show(stop, place.busy);
       stop.disabled = place.stopping || !choices.connected;
-      drawOptions(model, mode, place.model, choices, state);
+      drawOptions(model, mode, place, choices, state);
     },
   };
 }
@@ -86,18 +89,22 @@ function grow(area) {
   area.style.height = `${Math.min(area.scrollHeight, Math.round(window.innerHeight * 0.4))}px`;
 }
 
-function drawOptions(model, mode, session, choices, state) {
-  const models = withCurrent(choices.models ?? MODELS, session.model);
-  const modes = withCurrent(choices.modes ?? ["default", "acceptEdits", "plan"], session.mode);
-  const signature = JSON.stringify([models, modes]);
+/** `place` has the model that the session asks for (`chosen`) and what the CLI says it uses (`model`). */
+function drawOptions(model, mode, place, choices, state) {
+  const chosen = place.chosen ?? DEFAULT;
+  const models = withCurrent(choices.models ?? MODELS, chosen === DEFAULT ? null : chosen);
+  const modes = withCurrent(choices.modes ?? ["default", "acceptEdits", "plan"], place.model.mode);
+  const inUse = chosen === DEFAULT && place.model.model ? `${shortModel(place.model.model)} (default)` : "Default model";
+  const signature = JSON.stringify([models, modes, inUse]);
   if (signature !== state.options) {
     state.options = signature;
-    model.replaceChildren(option("", "Default model"), ...models.map((name) => option(name, shortModel(name))));
+    const named = models.map((name) => option(name, shortModel(name)));
+    model.replaceChildren(option(DEFAULT, inUse), ...named);
     mode.replaceChildren(...modes.map((name) => option(name, MODES[name] ?? name)));
   }
   // A select that the user has open is left alone.
-  if (document.activeElement !== model) model.value = session.model ?? "";
-  if (document.activeElement !== mode) mode.value = session.mode ?? "default";
+  if (document.activeElement !== model) model.value = chosen;
+  if (document.activeElement !== mode) mode.value = place.model.mode ?? "default";
 }
 
 function withCurrent(list, current) {

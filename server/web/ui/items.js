@@ -85,8 +85,8 @@ const VIEWS = {
       node,
       update(item) {
         node.dataset.state = item.state;
-        const words = outcomeWords(item);
-        show(problem, item.state !== "succeeded");
+        const words = item.state === "succeeded" ? { title: "", text: "" } : outcomeWords(item);
+        show(problem, words.title !== "");
         setText(title, words.title);
         setText(text, words.text);
         show(usage, Boolean(item.usage));

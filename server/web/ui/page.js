@@ -65,7 +65,8 @@ function update(view, state) {
   view.header.update(name, info?.state, place.model);
   view.transcript.update(place);
   view.approvals.update(place.model.approvals, place.answered);
-  view.composer.update({ model: place.model, busy: state.busy, stopping: Boolean(place.stopping) }, state.choices);
+  const stopping = Boolean(place.stopping);
+  view.composer.update({ model: place.model, chosen: info?.model, busy: state.busy, stopping }, state.choices);
   if (view.todoRev !== place.model.todoRev) {
     view.todoRev = place.model.todoRev;
     view.todos.update(todosOf(place.model.items.filter((item) => item.kind === "tool" && isTodoTool(item.name))));

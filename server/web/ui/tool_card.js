@@ -34,7 +34,7 @@ export function createToolCard() {
   node.addEventListener("toggle", drawBody);
   function update(item) {
     card.item = item;
-    const words = describeTool(item.name, item.input);
+    const words = describeTool(item.name, item.input, item.cwd);
     if (symbol.childElementCount === 0) symbol.append(icon(words.icon));
     setText(name, words.label);
     setText(target, words.target);
