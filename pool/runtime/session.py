@@ -38,6 +38,7 @@ from pool.runtime.approvals import Approvals
 from pool.runtime.delivery import Delivery
 from pool.runtime.ending import instance_ended
 from pool.runtime.envelope import Envelope
+from pool.runtime.faults import pause_point
 from pool.runtime.hub import Channel
 from pool.runtime.idleness import Idleness
 from pool.runtime.instance import Instance
@@ -144,6 +145,7 @@ class Session:
         self.feed(SessionEvent.TURN_SUBMITTED)
         self.log.flush()
         await self.log.settled()
+        await pause_point("accept.after_store")
         return accepted
 
     def revive(self) -> None:
@@ -309,6 +311,9 @@ class Session:
         instance = self.instance
         if instance is not None and instance.id == instance_id and instance.handle is not None:
             instance.handle.committed(offset)
+            kept = self.around.config.delta_retention_bytes
+            if offset > kept:
+                instance.handle.trim(offset - kept)
 
 
 def _settled(state: SessionState) -> SessionState:
