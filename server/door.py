@@ -151,7 +151,9 @@ class Pool(Protocol):
     async def start(self) -> None:
         """Take over what runs. Raises ``IsolationUnavailable``, ``KeeperUnavailable``."""
 
-    async def shutdown(self, *, end_instances: bool = True) -> None:
+    async def shutdown(
+        self, *, end_instances: bool = True, drain_timeout_seconds: float | None = None
+    ) -> None:
         """End, or leave the instances to the next server."""
 
     async def create_session(

@@ -105,7 +105,9 @@ class FakePool:
     async def start(self) -> None:
         await self.database.open()
 
-    async def shutdown(self, *, end_instances: bool = True) -> None:
+    async def shutdown(
+        self, *, end_instances: bool = True, drain_timeout_seconds: float | None = None
+    ) -> None:
         self.ended = end_instances
         await self.database.aclose()
 

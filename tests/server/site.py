@@ -15,6 +15,7 @@ from server.app import build_app, build_services
 from server.auth.passwords import Passwords
 from server.config import ServerConfig
 from server.door import Account
+from server.logs import AccessLog
 from server.services import Services
 from server.settings import load_config
 from tests.server.fake_pool import FakePool
@@ -70,7 +71,7 @@ async def running(
         passwords = await stack.enter_async_context(Passwords())
         services = build_services(config, pool, tmp_path, passwords)
         app = build_app(services, **options)
-        runner = web.AppRunner(app, shutdown_timeout=2)
+        runner = web.AppRunner(app, access_log_class=AccessLog, shutdown_timeout=2)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         site = web.TCPSite(runner, "127.0.0.1", 0)

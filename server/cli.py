@@ -1,0 +1,290 @@
+"""The console script ``claude-pool``. Exit codes: 0 good, 2 wrong usage or configuration, 1 anything else."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import wraps
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from pool.errors import PoolError
+from server.commands import Site, perform
+from server.config import ServerConfig
+from server.control import ControlError, NoServer, call
+from server.data_lock import HeldElsewhere
+from server.doctor import examine
+from server.launching import check, serve_until_told
+from server.pool_settings import to_pool_config
+from server.settings import ConfigError, load_config
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+_RELOAD_SECONDS = 90.0
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="claude-pool", prog_name="claude-pool")
+def main() -> None:
+    """One live Claude Code CLI per session, for many users."""
+
+
+def _with_site(function: _Function) -> _Function:
+    """Adds ``--config`` and ``--data``, and gives the function a ``Site`` first."""
+
+    @click.option("--config", type=click.Path(path_type=Path), help="Configuration [<data>/config.yaml]")
+    @click.option("--data", type=click.Path(path_type=Path), default=Path("data"), show_default=True)
+    @wraps(function)
+    def command(config: Path | None, data: Path, **options: Any) -> Any:
+        with _exit_codes():
+            return function(_site(config, data), **options)
+
+    return command  # type: ignore[return-value]
+
+
+def _site(file: Path | None, data: Path, overrides: dict[str, Any] | None = None) -> Site:
+    data = data.absolute()
+    if file is None and (data / "config.yaml").exists():
+        file = data / "config.yaml"
+    return Site(load_config(file, os.environ, overrides), data)
+
+
+@contextlib.contextmanager
+def _exit_codes() -> Iterator[None]:
+    """Errors as one message on standard error and the exit code of CONTRACT section 1."""
+    try:
+        yield
+    except ConfigError as error:
+        _fail(str(error), 2)
+    except PoolError as error:
+        _fail(error.message, 2 if error.code in ("invalid_name", "bad_request") else 1)
+    except ControlError as error:
+        _fail(str(error), 2 if error.code in ("invalid_name", "bad_request") else 1)
+    except NoServer:
+        _fail("no server is running on this data directory", 1)
+    except (HeldElsewhere, OSError) as error:
+        _fail(str(error), 1)
+
+
+def _fail(message: str, code: int) -> None:
+    click.echo(f"claude-pool: {message}", err=True)
+    sys.exit(code)
+
+
+@main.command()
+@click.option("--config", type=click.Path(path_type=Path), help="Configuration [<data>/config.yaml]")
+@click.option("--data", type=click.Path(path_type=Path), default=Path("data"), show_default=True)
+@click.option("--host", help="Address to listen on, over server.host.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port, over server.port; 0 takes a free one.")
+@click.option("--check", "only_check", is_flag=True, help="Only check configuration, migrations, imports.")
+def serve(config: Path | None, data: Path, host: str | None, port: int | None, only_check: bool) -> None:
+    """Run the server in the foreground."""
+    given = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
+    with _exit_codes():
+        site = _site(config, data, {"server": given} if given else None)
+        if only_check:
+            check(site)
+            click.echo("the configuration, the migrations and the installed code are good")
+        else:
+            serve_until_told(site)
+
+
+@main.command()
+@_with_site
+def reload(site: Site) -> None:
+    """Replace the running server by what is installed and configured now; instances go on."""
+    before = call(site.data_dir, "reload", {}, timeout_seconds=180)["generation"]
+    deadline = time.monotonic() + _RELOAD_SECONDS
+    while time.monotonic() < deadline:
+        with contextlib.suppress(NoServer, ControlError):
+            hello = call(site.data_dir, "hello", {}, timeout_seconds=5)
+            if hello["generation"] != before:
+                click.echo(f"reloaded: version {hello['version']}, process {hello['pid']}")
+                return
+        time.sleep(0.1)
+    _fail("the server did not come back; see its log", 1)
+
+
+@main.command()
+@_with_site
+def stop(site: Site) -> None:
+    """End the running server gracefully, as SIGTERM does."""
+    call(site.data_dir, "stop", {})
+    while True:
+        try:
+            call(site.data_dir, "hello", {}, timeout_seconds=5)
+        except (NoServer, ControlError):
+            return
+        time.sleep(0.1)
+
+
+@main.group()
+def user() -> None:
+    """Manage local users, with the server running or not."""
+
+
+@user.command("add")
+@click.argument("name")
+@click.option("--admin", is_flag=True, help="Make an administrator.")
+@click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
+@_with_site
+def user_add(site: Site, name: str, admin: bool, password_stdin: bool) -> None:
+    """Make a user; without a password they sign in by a link (user link)."""
+    password = _password() if password_stdin else None
+    perform(site, "user_add", {"name": name, "admin": admin, "password": password})
+    click.echo(f"added {name}")
+
+
+@user.command("list")
+@_with_site
+def user_list(site: Site) -> None:
+    """Show all users."""
+    table = Table("user", "roles", "state", "password", box=None)
+    for one in perform(site, "user_list", {}):
+        state = "disabled" if one["disabled"] else "active"
+        table.add_row(one["user_id"], ",".join(one["roles"]), state, "yes" if one["has_password"] else "no")
+    _show(table)
+
+
+@user.command("disable")
+@click.argument("name")
+@_with_site
+def user_disable(site: Site, name: str) -> None:
+    """Lock a user out: sockets close, instances stop."""
+    perform(site, "user_disable", {"name": name})
+    click.echo(f"disabled {name}")
+
+
+@user.command("enable")
+@click.argument("name")
+@_with_site
+def user_enable(site: Site, name: str) -> None:
+    """Let a disabled user in again."""
+    perform(site, "user_disable", {"name": name, "enable": True})
+    click.echo(f"enabled {name}")
+
+
+@user.command("delete")
+@click.argument("name")
+@click.option("--keep-workspace", is_flag=True, help="Keep the user's files.")
+@_with_site
+def user_delete(site: Site, name: str, keep_workspace: bool) -> None:
+    """Delete a user with sessions and files."""
+    perform(site, "user_delete", {"name": name, "keep_workspace": keep_workspace})
+    click.echo(f"deleted {name}")
+
+
+@user.command("password")
+@click.argument("name")
+@_with_site
+def user_password(site: Site, name: str) -> None:
+    """Set a user's password, read from standard input; ends all their sign-ins."""
+    perform(site, "user_password", {"name": name, "password": _password()})
+    click.echo(f"changed the password of {name}")
+
+
+@user.command("link")
+@click.argument("name")
+@_with_site
+def user_link(site: Site, name: str) -> None:
+    """Print a one-time sign-in link, good for a day."""
+    click.echo(perform(site, "user_link", {"name": name})["url"])
+
+
+def _password() -> str:
+    if sys.stdin.isatty():
+        return str(click.prompt("Password", hide_input=True, confirmation_prompt=True))
+    return sys.stdin.readline().rstrip("\r\n")
+
+
+@main.group()
+def token() -> None:
+    """Make API tokens."""
+
+
+@token.command("create")
+@click.option("--user", "name", required=True)
+@click.option("--ttl", type=click.IntRange(min=1), help="Seconds to live.")
+@click.option("--scope", "scopes", multiple=True, help="read, write or admin; none: all the user may do.")
+@_with_site
+def token_create(site: Site, name: str, ttl: int | None, scopes: tuple[str, ...]) -> None:
+    """Print one API token and nothing else."""
+    click.echo(perform(site, "token_create", {"user": name, "ttl": ttl, "scopes": list(scopes)})["token"])
+
+
+@main.command()
+@_with_site
+def ps(site: Site) -> None:
+    """Show the live instances."""
+    table = Table("user", "session", "state", "pid", "rss", "cpu", "age", "turns", box=None)
+    now = time.time()
+    for one in call(site.data_dir, "ps", {}):
+        table.add_row(
+            one["user_id"],
+            one["session_id"],
+            one["state"],
+            str(one["pid"] or ""),
+            f"{one['rss_bytes'] / 2**20:.0f} MiB",
+            f"{one['cpu_seconds']:.1f} s",
+            f"{max(0, now - one['started_at']):.0f} s",
+            str(one["turns"]),
+        )
+    _show(table)
+
+
+@main.command()
+@_with_site
+def drain(site: Site) -> None:
+    """Admit no new work on the running server."""
+    call(site.data_dir, "drain", {})
+    click.echo("draining")
+
+
+@main.command()
+@_with_site
+def resume(site: Site) -> None:
+    """Admit work again on the running server."""
+    call(site.data_dir, "resume", {})
+    click.echo("admitting")
+
+
+@main.command()
+@_with_site
+def doctor(site: Site) -> None:
+    """Check this machine, one line a check with the remedy; 1 if serving would not work."""
+    config: ServerConfig = site.config
+    good = True
+    for finding in examine(config, to_pool_config(config, site.data_dir, os.environ)):
+        mark = "ok  " if finding.ok else "FAIL" if finding.is_fatal else "warn"
+        remedy = f" -> {finding.remedy}" if not finding.ok and finding.remedy else ""
+        click.echo(f"{mark} {finding.name}: {finding.detail}{remedy}")
+        good = good and (finding.ok or not finding.is_fatal)
+    sys.exit(0 if good else 1)
+
+
+_PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+
+
+@main.command(context_settings=_PASS_ON, add_help_option=False)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def keeper(arguments: tuple[str, ...]) -> None:
+    """Run the keeper, for those who have it as a unit of its own."""
+    os.execv(sys.executable, [sys.executable, "-I", "-m", "pool.keeper", *arguments])
+
+
+@main.command(context_settings=_PASS_ON, add_help_option=False)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def gateway(arguments: tuple[str, ...]) -> None:
+    """Run the model gateway, for those who have it as a unit of its own."""
+    os.execv(sys.executable, [sys.executable, "-I", "-m", "server.gateway", *arguments])
+
+
+def _show(table: Table) -> None:
+    # Wide enough that a pipe gets whole lines.
+    Console(width=None if sys.stdout.isatty() else 200).print(table)

@@ -1,0 +1,76 @@
+"""How a command gets its work done: asked of the running server, or done here when none runs."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pool import open_accounts
+from server.auth.live import LiveConnections
+from server.auth.passwords import Passwords
+from server.auth.sign_in import SignIn
+from server.auth.throttle import LoginThrottle
+from server.auth.tokens import TokenSigner, signing_secret
+from server.auth.users import Users
+from server.config import ServerConfig
+from server.control import NoServer, call
+from server.data_lock import DataLock
+from server.listening import link_address
+from server.operations import Operations
+from server.settings import secret_text
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Which installation a command is about."""
+
+    config: ServerConfig
+    data_dir: Path
+
+
+def perform(site: Site, op: str, arguments: Mapping[str, Any]) -> Any:
+    """The operation's result. Raises ``ControlError``, a ``PoolError`` or ``HeldElsewhere``."""
+    try:
+        return call(site.data_dir, op, arguments)
+    except NoServer:
+        site.data_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
+        lock = DataLock(site.data_dir)
+        try:
+            return asyncio.run(_perform_here(site, op, arguments))
+        finally:
+            lock.release()
+
+
+async def _perform_here(site: Site, op: str, arguments: Mapping[str, Any]) -> Any:
+    config = site.config
+    store, accounts = open_accounts(site.data_dir, secret_text(config.storage.url))
+    secret, is_configured = signing_secret(config.auth.jwt, site.data_dir)
+    live = LiveConnections()
+    loop = asyncio.get_running_loop()
+    await store.open()
+    try:
+        async with Passwords() as passwords:
+            sign_in = SignIn(
+                accounts,
+                TokenSigner(secret, config.auth.jwt, foreign=is_configured, wall=time.time),
+                passwords,
+                LoginThrottle(loop.time),
+                live,
+                multi_user=config.multi_user,
+                local_passwords=config.auth.local,
+                ttl_seconds=config.auth.token_ttl_seconds,
+                wall=time.time,
+            )
+            users = Users(accounts, passwords, live, _nothing_runs, site.data_dir / "workspaces")
+            address = link_address(config.server, config.server.port)
+            return await Operations(users, sign_in, None, address).run(op, arguments)
+    finally:
+        await store.aclose()
+
+
+async def _nothing_runs(_user_id: str) -> None:
+    """Beside no server a user has no instances."""

@@ -1,0 +1,157 @@
+"""The control socket: how the commands reach a running server. One JSON line asks, one answers.
+
+It lies in the data directory, is 0600, and takes callers of the server's own
+uid and root only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import struct
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from pool.errors import BadRequest, PoolError
+from server.errors import describe
+from server.operations import encode
+
+_log = logging.getLogger(__name__)
+
+SOCKET_NAME = "control.sock"
+_LONGEST_PATH_BYTES = 107
+_LINE_BYTES = 1 << 20
+_IDLE_SECONDS = 30.0
+
+Run = Callable[[str, Mapping[str, Any]], Awaitable[Any]]
+
+
+class ControlError(Exception):
+    """The server answered with an error; ``code`` as in the HTTP interface."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class NoServer(Exception):
+    """Nothing listens on the data directory's control socket."""
+
+
+@contextlib.contextmanager
+def _reachable(data_dir: Path) -> Iterator[str]:
+    """A path to the socket that is short enough for the kernel."""
+    path = data_dir / SOCKET_NAME
+    if len(os.fsencode(path)) <= _LONGEST_PATH_BYTES:
+        yield str(path)
+        return
+    directory = os.open(data_dir, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{directory}/{SOCKET_NAME}"
+    finally:
+        os.close(directory)
+
+
+class ControlSocket:
+    """The server's end. ``run`` carries an operation out and returns its result."""
+
+    def __init__(self, data_dir: Path, run: Run) -> None:
+        self._data_dir = data_dir
+        self._run = run
+        self._server: asyncio.Server | None = None
+        self._talks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Listen, in place of whatever a dead server left. The data directory's lock must be held."""
+        (self._data_dir / SOCKET_NAME).unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX)
+        try:
+            with _reachable(self._data_dir) as path:
+                listener.bind(path)
+                os.chmod(path, 0o600)
+            self._server = await asyncio.start_unix_server(self._accept, sock=listener, limit=_LINE_BYTES)
+        except BaseException:
+            listener.close()
+            raise
+
+    async def aclose(self) -> None:
+        """Stop listening and end the talks."""
+        if self._server is None:
+            return
+        self._server.close()
+        for talk in list(self._talks):
+            talk.cancel()
+        if self._talks:
+            await asyncio.wait(self._talks)
+        await self._server.wait_closed()
+        (self._data_dir / SOCKET_NAME).unlink(missing_ok=True)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        talk = asyncio.create_task(self._talk(reader, writer), name="control-talk")
+        self._talks.add(talk)
+        talk.add_done_callback(self._talks.discard)
+
+    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            if _peer_uid(writer) not in (0, os.geteuid()):
+                return
+            async with asyncio.timeout(_IDLE_SECONDS):
+                line = await reader.readline()
+            writer.write(await self._answer(line))
+            await writer.drain()
+        except (TimeoutError, ValueError, ConnectionError):
+            return
+        finally:
+            writer.close()
+
+    async def _answer(self, line: bytes) -> bytes:
+        try:
+            request = msgspec.json.decode(line)
+            name, arguments = str(request["op"]), dict(request.get("arguments", {}))
+        except (ValueError, msgspec.DecodeError, TypeError, KeyError, AttributeError):
+            return encode({"error": describe(BadRequest("not a request"))})
+        try:
+            return encode({"result": await self._run(name, arguments)})
+        except PoolError as error:
+            return encode({"error": describe(error)})
+        except (KeyError, TypeError):
+            return encode({"error": describe(BadRequest(f"{name} was given the wrong arguments"))})
+        except Exception:  # noqa: BLE001 - a command must not end the server
+            _log.exception("a command failed on our side", extra={"op": name})
+            return encode({"error": describe(PoolError("internal"))})
+
+
+def _peer_uid(writer: asyncio.StreamWriter) -> int:
+    raw = writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    _pid, uid, _gid = struct.unpack("3i", raw)
+    return int(uid)
+
+
+def call(data_dir: Path, op: str, arguments: Mapping[str, Any], *, timeout_seconds: float = 60) -> Any:
+    """Ask the running server, waiting for the answer. Raises ``NoServer`` and ``ControlError``."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(timeout_seconds)
+        try:
+            with _reachable(data_dir) as path:
+                connection.connect(path)
+        except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as error:
+            raise NoServer from error
+        except OSError as error:
+            raise ControlError("unreachable", f"the server cannot be reached: {error.strerror}") from error
+        try:
+            connection.sendall(encode({"op": op, "arguments": dict(arguments)}))
+            answer = b"".join(iter(lambda: connection.recv(65536), b""))
+        except OSError as error:
+            raise ControlError("unreachable", "the server did not answer") from error
+    if not answer:
+        raise ControlError("refused", "the server closed the control socket: use its user, or root")
+    body = msgspec.json.decode(answer)
+    if "error" in body:
+        raise ControlError(body["error"]["code"], body["error"]["message"])
+    return body["result"]

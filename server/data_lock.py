@@ -1,0 +1,48 @@
+"""The lock on the data directory: one server, or one command beside no server, at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+LOCK_NAME = "server.lock"
+
+
+class HeldElsewhere(Exception):
+    """Another process has the data directory; ``pid`` is its, when it is known."""
+
+    def __init__(self, data_dir: Path, pid: int | None) -> None:
+        holder = f"process {pid}" if pid is not None else "another process"
+        super().__init__(f"the data directory {data_dir} is in use by {holder}")
+        self.pid = pid
+
+
+class DataLock:
+    """Held from construction to ``release``; the kernel lets go of it when the process dies."""
+
+    def __init__(self, data_dir: Path, *, inherited: int | None = None) -> None:
+        """Raises ``HeldElsewhere``. ``inherited`` is a descriptor that holds the lock already."""
+        if inherited is not None:
+            os.set_inheritable(inherited, False)
+            self.descriptor = inherited
+        else:
+            self.descriptor = _acquire(data_dir)
+        os.ftruncate(self.descriptor, 0)
+        os.pwrite(self.descriptor, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        """Let the next one in."""
+        os.close(self.descriptor)
+
+
+def _acquire(data_dir: Path) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    descriptor = os.open(data_dir / LOCK_NAME, flags, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        text = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
+        os.close(descriptor)
+        raise HeldElsewhere(data_dir, int(text) if text.isdigit() else None) from None
+    return descriptor

@@ -1,0 +1,207 @@
+"""Looks at the machine: would serving work here, and what would make it work better?"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from pool import ClaudeInstancePool, open_accounts
+from pool.config import PoolConfig
+from pool.errors import PoolError
+from server.config import ServerConfig
+from server.rules import check_platform
+from server.settings import ConfigError, secret_text
+
+_LEAST_FREE_BYTES = 1 << 30
+_VERSION_SECONDS = 20
+_LEAST_FILES = 4096
+_LEAST_WATCHES = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line. Not ``ok`` and ``is_fatal``: serving would not work."""
+
+    name: str
+    ok: bool
+    detail: str
+    remedy: str = ""
+    is_fatal: bool = True
+
+
+def examine(config: ServerConfig, pool_config: PoolConfig) -> Iterator[Finding]:
+    """Every finding, one after the other; some take a second."""
+    yield _platform()
+    yield _cli(pool_config)
+    yield _sandbox(pool_config)
+    yield _uid_mapping()
+    yield _user_namespaces()
+    yield _cgroup()
+    yield _files()
+    yield _processes()
+    yield _inotify()
+    yield _disk(pool_config.data_dir)
+    yield _database(config, pool_config.data_dir)
+
+
+def find_cli(configured: Path | None) -> Path | None:
+    """The ``claude`` that would run: the configured one, the wheel's, or that on PATH."""
+    if configured is not None:
+        return configured
+    spec = find_spec("claude_agent_sdk")
+    if spec is not None and spec.origin is not None:
+        bundled = Path(spec.origin).parent / "_bundled" / "claude"
+        if bundled.is_file():
+            return bundled
+    found = shutil.which("claude")
+    return Path(found) if found else None
+
+
+def _platform() -> Finding:
+    try:
+        check_platform()
+    except ConfigError as error:
+        return Finding("platform", False, str(error), "use a container or a virtual machine")
+    return Finding("platform", True, f"Linux {os.uname().release}")
+
+
+def _cli(config: PoolConfig) -> Finding:
+    remedy = "install the wheel of claude-agent-sdk, or set cli.path"
+    cli = find_cli(config.cli_path)
+    if cli is None:
+        return Finding("cli", False, "there is no claude", remedy)
+    with tempfile.TemporaryDirectory(prefix="cp-") as home:
+        try:
+            answer = subprocess.run(
+                [cli, "--version"],
+                capture_output=True,
+                text=True,
+                timeout=_VERSION_SECONDS,
+                check=True,
+                stdin=subprocess.DEVNULL,
+                env={"PATH": os.environ.get("PATH", ""), "HOME": home},
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            return Finding("cli", False, f"{cli} does not answer: {type(error).__name__}", remedy)
+    return Finding("cli", True, f"{cli}, {answer.stdout.strip()}")
+
+
+def _sandbox(config: PoolConfig) -> Finding:
+    async def look() -> tuple[str, str, list[str]]:
+        mode, network, remedies = ClaudeInstancePool(config).isolation()
+        return mode, network, list(remedies)
+
+    try:
+        mode, network, remedies = asyncio.run(look())
+    except PoolError as error:
+        return Finding("sandbox", False, error.message, "install bubblewrap, or set isolation.mode")
+    good = mode == "bwrap" and network != "open"
+    return Finding("sandbox", good, f"mode {mode}, network {network}", "; ".join(remedies), is_fatal=False)
+
+
+def _uid_mapping() -> Finding:
+    if os.geteuid() == 0:
+        return Finding("uid mapping", True, "root: a uid for each user can be had")
+    return Finding(
+        "uid mapping", False, "not root: all users share one uid", "run the keeper as root", is_fatal=False
+    )
+
+
+def _user_namespaces() -> Finding:
+    limit = _number("/proc/sys/user/max_user_namespaces")
+    restricted = _number("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
+    if limit == 0:
+        return Finding(
+            "user namespaces", False, "none allowed", "sysctl user.max_user_namespaces=10000", is_fatal=False
+        )
+    if restricted and os.geteuid() != 0:
+        return Finding(
+            "user namespaces",
+            False,
+            "restricted by AppArmor",
+            "give bwrap an AppArmor profile",
+            is_fatal=False,
+        )
+    return Finding("user namespaces", True, f"at most {limit}")
+
+
+def _cgroup() -> Finding:
+    if not Path("/sys/fs/cgroup/cgroup.controllers").exists():
+        return Finding("cgroup", False, "no cgroup v2", "boot with cgroup v2", is_fatal=False)
+    own = Path("/proc/self/cgroup").read_text().strip().rpartition("::")[2].lstrip("/")
+    if not os.access(Path("/sys/fs/cgroup", own), os.W_OK):
+        return Finding(
+            "cgroup", False, "v2, not delegated", "run under systemd with Delegate=yes", is_fatal=False
+        )
+    return Finding("cgroup", True, "v2, delegated")
+
+
+def _files() -> Finding:
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    ok = hard == resource.RLIM_INFINITY or hard >= _LEAST_FILES
+    return Finding("open files", ok, f"at most {hard}", f"ulimit -n {_LEAST_FILES} or more", is_fatal=False)
+
+
+def _processes() -> Finding:
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NPROC)
+    ok = hard == resource.RLIM_INFINITY or hard >= 1024
+    shown = "unlimited" if hard == resource.RLIM_INFINITY else str(hard)
+    return Finding("processes", ok, f"at most {shown}", "ulimit -u 4096 or more", is_fatal=False)
+
+
+def _inotify() -> Finding:
+    watches = _number("/proc/sys/fs/inotify/max_user_watches") or 0
+    return Finding(
+        "inotify",
+        watches >= _LEAST_WATCHES,
+        f"{watches} watches a user",
+        "sysctl fs.inotify.max_user_watches=524288",
+        is_fatal=False,
+    )
+
+
+def _disk(data_dir: Path) -> Finding:
+    place = data_dir
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    ok = free >= _LEAST_FREE_BYTES and os.access(place, os.W_OK)
+    return Finding("disk", ok, f"{free // 2**20} MiB free for {data_dir}", "make room, or choose --data")
+
+
+def _database(config: ServerConfig, data_dir: Path) -> Finding:
+    """A database that exists is opened; else one is made in a temporary place."""
+
+    async def look(directory: Path, url: str | None) -> None:
+        store, accounts = open_accounts(directory, url)
+        await store.open()
+        try:
+            await accounts.list_users()
+        finally:
+            await store.aclose()
+
+    url = secret_text(config.storage.url)
+    try:
+        if url is not None:
+            asyncio.run(look(data_dir, url))
+            return Finding("database", True, "the configured one answers")
+        with tempfile.TemporaryDirectory(prefix="cp-") as directory:
+            asyncio.run(look(Path(directory), None))
+        return Finding("database", True, "SQLite works")
+    except (PoolError, OSError) as error:
+        return Finding("database", False, str(error), "see storage.url in docs/configuration.md")
+
+
+def _number(path: str) -> int | None:
+    try:
+        return int(Path(path).read_text())
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,54 @@
+"""Where may this server listen, given how well users are kept apart? CONTRACT section 2, end."""
+
+from __future__ import annotations
+
+import platform
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from server.auth.origin import is_loopback
+from server.config import ServerConfig
+from server.settings import ConfigError
+
+_OLDEST_LINUX = (5, 4)
+
+
+def check_platform(system: str | None = None, release: str | None = None) -> None:
+    """Raises ``ConfigError`` elsewhere than on Linux 5.4 or later."""
+    system = platform.system() if system is None else system
+    release = platform.release() if release is None else release
+    numbers = re.match(r"(\d+)\.(\d+)", release)
+    version = (int(numbers[1]), int(numbers[2])) if numbers else (0, 0)
+    if system != "Linux" or version < _OLDEST_LINUX:
+        raise ConfigError(
+            f"serving needs Linux 5.4 or later, this is {system} {release}: "
+            "use a container or a virtual machine"
+        )
+
+
+def check_single_user(config: ServerConfig) -> None:
+    """Raises ``ConfigError`` for single-user mode on an address that others can reach."""
+    if not config.multi_user and not is_loopback(config.server.host):
+        raise ConfigError(
+            f"bad configuration:\n  server.host: single-user mode serves on a loopback address only, "
+            f"not on {config.server.host}"
+        )
+
+
+def isolation_check(config: ServerConfig, isolation: tuple[str, str, Sequence[str]]) -> Mapping[str, Any]:
+    """The isolation check of ``/health``. Raises ``ConfigError`` when it is too weak to serve there."""
+    mode, network, remedies = isolation
+    detail = f"mode {mode}, network {network}"
+    if not config.multi_user:
+        return {"ok": True, "detail": f"{detail}; one user"}
+    if mode == "bwrap" and network != "open":
+        return {"ok": True, "detail": detail}
+    remedy = "; ".join(remedies) or "see docs/configuration.md, isolation"
+    by_name = config.isolation.mode != "auto" and config.isolation.network != "auto"
+    if not is_loopback(config.server.host) and not by_name:
+        raise ConfigError(
+            f"refusing to serve several users on {config.server.host} with isolation {detail}: {remedy}; "
+            "or choose isolation.mode and isolation.network by name"
+        )
+    return {"ok": False, "detail": f"{detail}: users are not kept apart from each other; {remedy}"}

@@ -1,0 +1,254 @@
+"""The life of ``serve``: take the data directory, take running instances over, serve, end in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from pool import ClaudeInstancePool
+from pool.errors import Conflict, IsolationUnavailable
+from server.app import build_app, build_services
+from server.auth.passwords import Passwords
+from server.config import ServerConfig
+from server.control import ControlSocket
+from server.door import Pool
+from server.listening import BACKLOG, address_of, bind, link_address, tls_context
+from server.logs import AccessLog
+from server.operations import Operations
+from server.pool_settings import keys_not_in_effect, to_pool_config
+from server.rules import isolation_check
+from server.services import Services
+from server.settings import ConfigError
+
+_log = logging.getLogger(__name__)
+
+_CLOSE_SECONDS = 3.0
+_POLL_SECONDS = 0.1
+_CHECK_SECONDS = 120.0
+
+
+class Ending(Enum):
+    """Why the server ended."""
+
+    STOPPED = "stopped"
+    RELOAD = "reload"
+
+
+@dataclass
+class Wishes:
+    """What signals and commands want of the server."""
+
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    hurry: asyncio.Event = field(default_factory=asyncio.Event)
+    ending: Ending = Ending.STOPPED
+
+    def signalled(self) -> None:
+        """SIGTERM or SIGINT: the first one ends gracefully, the second one at once."""
+        if self.stop.is_set():
+            self.hurry.set()
+        self.stop.set()
+
+    def reload(self) -> None:
+        """Make room for the next image of this server."""
+        if not self.stop.is_set():
+            self.ending = Ending.RELOAD
+            self.stop.set()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serving:
+    """Everything that one run of the server is given.
+
+    ``listen_fd`` is a listening socket inherited from the image before;
+    ``check_command`` proves the installed code and configuration before a
+    reload; ``say`` prints a line for people and scripts.
+    """
+
+    config: ServerConfig
+    data_dir: Path
+    environ: Mapping[str, str]
+    listen_fd: int | None = None
+    check_command: Sequence[str] = ()
+    say: Callable[[str], None] = lambda line: print(line, flush=True)
+
+
+class Server:
+    """One run. ``listen_fd`` after a reload is the socket for the next image."""
+
+    def __init__(self, serving: Serving) -> None:
+        self._given = serving
+        self._config = serving.config
+        self._wishes = Wishes()
+        self._generation = uuid.uuid4().hex
+        self.listen_fd: int | None = None
+
+    async def run(self) -> Ending:
+        """Serve until told to end.
+
+        Raises ``ConfigError`` (wrong configuration, or too little isolation
+        for it), a ``PoolError`` or an ``OSError`` when it cannot start.
+        """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._wishes.signalled)
+        try:
+            async with AsyncExitStack() as stack:
+                await self._serve(stack)
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+        return self._wishes.ending
+
+    async def _serve(self, stack: AsyncExitStack) -> None:
+        config = self._config
+        tls = tls_context(config.server)
+        listener = bind(config.server, inherited=self._given.listen_fd)
+        stack.callback(listener.close)
+        pool = self._make_pool()
+        stack.push_async_callback(self._shut_down, pool)
+        if not await self._start(pool):
+            return
+        notes = self._notes(pool)
+        passwords = await stack.enter_async_context(Passwords())
+        services = build_services(config, pool, self._given.data_dir, passwords, notes=notes)
+        runner = web.AppRunner(
+            build_app(services), access_log_class=AccessLog, shutdown_timeout=_CLOSE_SECONDS
+        )
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        port = listener.getsockname()[1]
+        address = link_address(config.server, port)
+        control = ControlSocket(self._given.data_dir, self._control(services, address))
+        stack.push_async_callback(control.aclose)
+        await control.start()
+        # The site closes its socket when it stops; the original outlives it for a reload.
+        await web.SockSite(runner, listener.dup(), ssl_context=tls, backlog=BACKLOG).start()
+        self._given.say(f"listening on {address_of(config.server, listener)}")
+        await self._greet(services, address)
+        await self._wishes.stop.wait()
+        await self._leave(pool, listener)
+
+    def _make_pool(self) -> ClaudeInstancePool:
+        try:
+            return ClaudeInstancePool(to_pool_config(self._config, self._given.data_dir, self._given.environ))
+        except IsolationUnavailable as error:
+            raise ConfigError(error.message) from error
+
+    async def _start(self, pool: Pool) -> bool:
+        """Start the pool; False when a signal came first. It is never left half started."""
+        starting = asyncio.create_task(pool.start(), name="pool-start")
+        stopping = asyncio.create_task(self._wishes.hurry.wait(), name="hurry")
+        try:
+            await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if not starting.done():
+                starting.cancel()
+            await starting
+        except IsolationUnavailable as error:
+            raise ConfigError(error.message) from error
+        except asyncio.CancelledError:
+            if not self._wishes.hurry.is_set():
+                raise
+            return False
+        finally:
+            stopping.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await stopping
+        return not self._wishes.stop.is_set()
+
+    def _notes(self, pool: Pool) -> dict[str, dict[str, Any]]:
+        notes = {"isolation": dict(isolation_check(self._config, pool.isolation()))}
+        if not notes["isolation"]["ok"]:
+            _log.warning("isolation: %s", notes["isolation"]["detail"])
+        idle = keys_not_in_effect(self._config)
+        if idle:
+            text = f"configured, but without effect in this version: {', '.join(idle)}"
+            notes["configuration"] = {"ok": False, "detail": text}
+            _log.warning(text)
+        return notes
+
+    async def _greet(self, services: Services, address: str) -> None:
+        first = await services.sign_in.ensure_first_account()
+        if first is not None:
+            code = await services.sign_in.make_link(first.user_id)
+            self._given.say(f"sign in as {first.user_id}, once, within an hour: {address}/#signin={code}")
+        model = services.model()
+        if model.get("demo"):
+            _log.warning("the built-in demo model answers: no model provider is configured")
+        elif model.get("error"):
+            _log.error("no model can answer: %s", model["error"])
+        _log.info("serving", extra={"address": address, "version": services.version, "pid": os.getpid()})
+
+    def _control(self, services: Services, address: str) -> Callable[[str, Mapping[str, Any]], Any]:
+        operations = Operations(services.users, services.sign_in, services.pool, address)
+
+        async def run(name: str, arguments: Mapping[str, Any]) -> Any:
+            if name == "hello":
+                return {"pid": os.getpid(), "generation": self._generation, "version": services.version}
+            if name == "stop":
+                self._wishes.signalled()
+                return {}
+            if name == "reload":
+                await self._check_next_image()
+                # After the answer is on its way.
+                asyncio.get_running_loop().call_later(_POLL_SECONDS, self._wishes.reload)
+                return {"generation": self._generation}
+            return await operations.run(name, arguments)
+
+        return run
+
+    async def _check_next_image(self) -> None:
+        """Raises ``Conflict`` when what is installed and configured now could not serve."""
+        result = await asyncio.to_thread(
+            subprocess.run,
+            list(self._given.check_command),
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            timeout=_CHECK_SECONDS,
+            check=False,
+        )
+        if result.returncode != 0:
+            raise Conflict(f"not reloaded, the check failed:\n{(result.stderr or result.stdout).strip()}")
+
+    async def _leave(self, pool: Pool, listener: socket.socket) -> None:
+        """Let what runs finish, as far as this ending wants it; sockets and pool are ended by the stack."""
+        if self._wishes.ending is Ending.RELOAD:
+            _log.info("reloading: instances go on")
+            self.listen_fd = os.dup(listener.fileno())
+            return
+        pool.drain()
+        seconds = self._config.pool.drain_timeout_seconds
+        _log.info("draining for at most %s s", seconds)
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and not self._wishes.hurry.is_set():
+            counts = pool.health()["instances"]
+            if not counts["busy"] and not counts["starting"]:
+                break
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wishes.hurry.wait(), _POLL_SECONDS)
+        _log.info("stopping")
+
+    async def _shut_down(self, pool: Pool) -> None:
+        end_instances = self._wishes.ending is not Ending.RELOAD
+        await pool.shutdown(end_instances=end_instances, drain_timeout_seconds=0)
+
+
+def default_check_command() -> list[str]:
+    """This very command line, only checking."""
+    return [sys.executable, *sys.orig_argv[1:], "--check"]
