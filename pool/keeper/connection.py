@@ -45,6 +45,7 @@ class Connection:
         self._next_handle = 1
         self._is_flush_due = False
         self._is_closing = False
+        self._has_waiting_streams = False
         self.is_open = True
         sock.setblocking(False)
         loop.watch(sock.fileno(), READ, self._ready)
@@ -73,7 +74,10 @@ class Connection:
 
     def is_full(self) -> bool:
         """Is so much queued that streams are to wait?"""
-        return self._queued >= _FULL_BYTES
+        if self._queued < _FULL_BYTES:
+            return False
+        self._has_waiting_streams = True
+        return True
 
     def finish(self) -> None:
         """Send what is queued, then close."""
@@ -133,7 +137,8 @@ class Connection:
                 self.close()
                 return
             self._consume(sent)
-            if self._queued <= _LOW_BYTES:
+            if self._has_waiting_streams and self._queued <= _LOW_BYTES:
+                self._has_waiting_streams = False
                 self._pump_streams()
         if self.is_open:
             self._loop.watch(self._socket.fileno(), READ | WRITE if self._queue else READ, self._ready)

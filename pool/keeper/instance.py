@@ -180,9 +180,10 @@ class Instance:
     def _wrapper_exited(self, wait_status: int) -> None:
         # the shim's last words are in its pipe before it is gone
         self._identifier.close()
-        self._tree.is_wrapper_reaped = True
+        exit_code = os.waitstatus_to_exitcode(wait_status)
+        # bubblewrap passes on the CLI's exit code, which proves nothing
+        self._tree.wrapper_exited(exit_code if self._has_shim else -1)
         if not self._is_status_known:
-            exit_code = os.waitstatus_to_exitcode(wait_status)
             # a shim that exits well has reported; if not, nobody knows
             self.status = status_of(exit_code) if exit_code or not self._has_shim else Status()
         self._begin_end()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import selectors
+import select
 import signal
 import socket
 import time
@@ -17,8 +17,8 @@ from collections.abc import Callable
 
 from pool.keeper.log import Log
 
-READ = selectors.EVENT_READ
-WRITE = selectors.EVENT_WRITE
+READ = select.EPOLLIN
+WRITE = select.EPOLLOUT
 
 _FAILURES_UNTIL_UNWATCHED = 10
 
@@ -47,7 +47,8 @@ class Loop:
 
     def __init__(self, log: Log) -> None:
         self._log = log
-        self._selector = selectors.DefaultSelector()
+        self._epoll = select.epoll()
+        self._watches: dict[int, tuple[int, Callable[[int], None]]] = {}
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
         self._soon: deque[Callable[[], None]] = deque()
@@ -65,16 +66,18 @@ class Loop:
 
     def watch(self, fd: int, events: int, callback: Callable[[int], None]) -> None:
         """Call ``callback(mask)`` whenever ``fd`` is ready for ``events``; replaces an earlier watch."""
-        if fd in self._selector.get_map():
-            self._selector.modify(fd, events, callback)
-        else:
-            self._selector.register(fd, events, callback)
+        known = self._watches.get(fd)
+        self._watches[fd] = (events, callback)
+        if known is None:
+            self._epoll.register(fd, events)
+        elif known[0] != events:
+            self._epoll.modify(fd, events)
 
     def unwatch(self, fd: int) -> None:
         """Forget ``fd``; to be called before it is closed. Not watched: no effect."""
         self._failures.pop(fd, None)
-        if fd in self._selector.get_map():
-            self._selector.unregister(fd)
+        if self._watches.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> Timer:
         """Call once, after at least ``seconds``."""
@@ -96,8 +99,12 @@ class Loop:
         """Run callbacks until ``stop``."""
         self._running = True
         while self._running:
-            for key, mask in self._selector.select(self._timeout()):
-                self._call_watcher(key, mask)
+            ready = [(fd, mask, self._watches.get(fd)) for fd, mask in self._epoll.poll(self._timeout())]
+            for fd, mask, watch in ready:
+                # an earlier callback of this round may have closed the descriptor, and
+                # another thing may have been opened with its number
+                if watch is not None and self._watches.get(fd) is watch:
+                    self._call_watcher(fd, mask, *watch)
             self._run_timers()
             for _ in range(len(self._soon)):
                 self._guard(self._soon.popleft())
@@ -109,7 +116,7 @@ class Loop:
     def close(self) -> None:
         """Give back the loop's own descriptors."""
         signal.set_wakeup_fd(-1)
-        self._selector.close()
+        self._epoll.close()
         self._wake_in.close()
         self._wake_out.close()
 
@@ -130,23 +137,18 @@ class Loop:
             if callback is not None:
                 self._guard(callback)
 
-    def _call_watcher(self, key: selectors.SelectorKey, mask: int) -> None:
-        # an earlier callback of this round may have closed the descriptor and
-        # another thing may have been opened with its number: ask for the
-        # callback that is registered now
-        current = self._selector.get_map().get(key.fd)
-        if current is None or current.data is not key.data:
-            return
-        callback: Callable[[int], None] = current.data
+    def _call_watcher(self, fd: int, mask: int, events: int, callback: Callable[[int], None]) -> None:
+        # an error or the other end's going away is told to whoever waits, as being ready
+        told = mask & events if mask & events else events
         try:
-            callback(mask)
-            self._failures.pop(key.fd, None)
+            callback(told)
+            self._failures.pop(fd, None)
         except Exception:  # noqa: BLE001 - one instance's fault must not end all the others
-            self._log.exception("callback_failed", fd=key.fd)
-            failures = self._failures[key.fd] = self._failures.get(key.fd, 0) + 1
+            self._log.exception("callback_failed", fd=fd)
+            failures = self._failures[fd] = self._failures.get(fd, 0) + 1
             if failures >= _FAILURES_UNTIL_UNWATCHED:
-                self._log.write("descriptor_given_up", fd=key.fd)
-                self.unwatch(key.fd)
+                self._log.write("descriptor_given_up", fd=fd)
+                self.unwatch(fd)
 
     def _guard(self, callback: Callable[[], None]) -> None:
         try:

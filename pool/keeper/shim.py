@@ -27,6 +27,11 @@ import sys
 _PR_SET_CHILD_SUBREAPER = 36
 _SWEEP_SECONDS = 0.02
 
+# the shim exits with one of these only when nothing is left below it
+EXIT_DONE = 0
+EXIT_NOT_STARTED = 126
+CLEAN_EXITS = (EXIT_DONE, EXIT_NOT_STARTED)
+
 
 def main() -> int:
     """Run the program given in the arguments until its whole tree is gone."""
@@ -39,12 +44,12 @@ def main() -> int:
         signal.signal(number, signal.SIG_IGN)
     child = _start(program, lifeline, status)
     if child is None:
-        return 1
+        return EXIT_NOT_STARTED
     _tell(status, f"pid {child}")
     _leave_pipes_to_child()
     _watch(child, lifeline, status, wake)
     _end_tree(child, status)
-    return 0
+    return EXIT_DONE
 
 
 def _wake_on_signals() -> int:

@@ -6,6 +6,7 @@ import signal
 
 from pool.keeper import procfs
 from pool.keeper.reaper import Reaper
+from pool.keeper.shim import CLEAN_EXITS as CLEAN_SHIM_EXITS
 
 
 class Tree:
@@ -22,7 +23,8 @@ class Tree:
         self._wrapper = wrapper
         self.init: procfs.ProcessRef | None = None
         self.cli: procfs.ProcessRef | None = None
-        self.is_wrapper_reaped = False
+        self._is_reaped = False
+        self._is_clean = False
 
     def kill(self, *, with_wrapper: bool) -> None:
         """Send KILL to everything that is left, to the wrapper only if told to.
@@ -39,13 +41,18 @@ class Tree:
         if with_wrapper and not survivors and self._wrapper is not None:
             self._wrapper.signal(signal.SIGKILL)
 
+    def wrapper_exited(self, exit_code: int) -> None:
+        """The wrapper was reaped."""
+        self._is_reaped = True
+        self._is_clean = exit_code in CLEAN_SHIM_EXITS
+
     def is_gone(self) -> bool:
         """Is nothing left?"""
-        if not self.is_wrapper_reaped:
+        if not self._is_reaped:
             return False
         if self.init is not None:
             return self.init.is_dead
-        return not self._survivors()
+        return self._is_clean or not self._survivors()
 
     def close(self) -> None:
         """Let go of the pidfds."""
@@ -55,11 +62,11 @@ class Tree:
 
     def _survivors(self) -> list[procfs.Stat]:
         """Everything but the wrapper itself."""
+        if self._wrapper is not None and not self._is_reaped:
+            # all of it is below the wrapper, whatever it does
+            return procfs.descendants([self._wrapper.pid])
+        # the wrapper was killed: look at every process of the machine
         found = {stat.pid: stat for stat in procfs.marked([self._marker]).get(self._marker, [])}
-        roots = [ref.pid for ref in (self._wrapper, self.cli) if ref is not None and not ref.is_dead]
-        found.update((stat.pid, stat) for stat in procfs.descendants([*roots, *found]))
-        if self.is_wrapper_reaped:
-            found.update((stat.pid, stat) for stat in self._reaper.strangers())
-        elif self._wrapper is not None:
-            found.pop(self._wrapper.pid, None)
+        found.update((stat.pid, stat) for stat in procfs.descendants(found))
+        found.update((stat.pid, stat) for stat in self._reaper.strangers())
         return list(found.values())

@@ -187,9 +187,9 @@ async def test_a_ladder_goes_on_when_the_server_that_asked_is_gone(rig: Rig, wra
     await gone(attached.facts["identity"]["pid"])
     await eventually(lambda: nothing_left("deaf"))
     again = await rig.client(2)
-    assert again.hello is not None
-    [facts] = again.hello.instances
-    assert facts["exit"] == {"code": None, "signal": "SIGKILL"}
+    last = Collector(3)
+    await again.attach("deaf", 3, last)
+    assert (await last.exit())[:2] == (None, "SIGKILL")
 
 
 async def test_a_second_stop_hurries_the_first(rig: Rig, wrapper: str) -> None:
