@@ -15,15 +15,17 @@ LONG = "verbatim " + "unbroken" * 60 + " https://example.org/" + "path/" * 60
 @pytest.mark.parametrize("size", [PHONE, (320, 568)])
 def test_a_phone_has_no_sideways_scroll(visitors: Visitors, size: tuple[int, int]) -> None:
     chat = visitors.chat(size, phone=True)
-    for words in ("markdown", "tools", LONG):
+    for words in ("markdown", "tools", "todo", LONG):
         chat.ask(words)
     assert chat.scroll_width() <= size[0]
     assert chat.at("transcript").evaluate("node => node.scrollWidth - node.clientWidth") == 0
     chat.send("ask " + "long-command " * 40).settle()
     assert chat.scroll_width() <= size[0]
-    box = chat.at("composer").bounding_box()
-    assert box is not None
-    assert box["y"] + box["height"] <= size[1]
+    for part in ("permission-allow", "permission-deny", "permission-always", "composer"):
+        box = chat.at(part).bounding_box()
+        assert box is not None
+        assert box["y"] >= 0, part
+        assert box["y"] + box["height"] <= size[1], part
     chat.at("permission-allow").tap()
     expect(chat.at("permission-card")).to_have_count(0)
 

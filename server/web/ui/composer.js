@@ -23,7 +23,26 @@ const AFTER_COMPOSITION = 30;
 
 /** `on` has send(text), stop(), draft(text), model(value), mode(value). */
 export function createComposer(on) {
-  const coarse = window.matchMedia("(pointer: coarse)");
+  const parts = createParts();
+  const { area, stop, model, mode } = parts;
+  const state = { options: "" };
+  listen(parts, on);
+  return {
+    node: parts.node,
+    area,
+    setText(text) {
+      area.value = text;
+      grow(area);
+    },
+    update(place, choices) {
+      show(stop, place.busy);
+      stop.disabled = place.stopping || !choices.connected;
+      drawOptions(model, mode, place, choices, state);
+    },
+  };
+}
+
+function createParts() {
   const area = el("textarea", { rows: "1", "data-testid": "composer", "aria-label": "Message", enterkeyhint: "enter" });
   area.placeholder = "Message Claude";
   const send = el("button", { type: "submit", class: "round primary", "data-testid": "send", "aria-label": "Send" });
@@ -34,8 +53,12 @@ export function createComposer(on) {
   const mode = el("select", { "data-testid": "mode-select", "aria-label": "Permission mode" });
   const hint = el("span", { class: "hint" }, "Enter sends, Shift+Enter starts a line");
   const bar = el("div", { class: "composer-bar" }, mode, model, hint, el("span", { class: "grow" }), stop, send);
-  const node = el("form", { class: "composer" }, area, bar);
-  const state = { composedAt: -AFTER_COMPOSITION, options: "" };
+  return { node: el("form", { class: "composer" }, area, bar), area, stop, model, mode };
+}
+
+function listen({ node, area, stop, model, mode }, on) {
+  const coarse = window.matchMedia("(pointer: coarse)");
+  const state = { composedAt: -AFTER_COMPOSITION };
   const submit = () => {
     const text = area.value.trim();
     if (!text) return;
@@ -64,19 +87,6 @@ export function createComposer(on) {
     event.preventDefault();
     submit();
   });
-  return {
-    node,
-    area,
-    setText(text) {
-      area.value = text;
-      grow(area);
-    },
-    update(place, choices) {
-      show(stop, place.busy);
-      stop.disabled = place.stopping || !choices.connected;
-      drawOptions(model, mode, place, choices, state);
-    },
-  };
 }
 
 function composing(event, state) {
