@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from pool.clock import Clock, SystemClock
 from pool.config import PoolConfig
 from pool.launch.base import Launcher
 from pool.launch.local import LocalLauncher
+from pool.launch.local_request import find_cli
 from pool.runtime.slots import Slots
 from pool.runtime.surroundings import Surroundings
 from pool.store.accounts import Accounts
@@ -56,5 +58,12 @@ def compose(config: PoolConfig, *, launcher: Launcher | None = None, clock: Cloc
         workspaces=Workspaces(config.data_dir, config.templates_dir),
         slots=Slots(config.quotas, limit, config.queue_length, config.queue_timeout_seconds),
         spawn_gate=asyncio.Semaphore(config.spawn_gate),
+        cli_stamp=partial(_cli_stamp, config.cli_path),
     )
     return Parts(surroundings, accounts)
+
+
+def _cli_stamp(configured: Path | None) -> str:
+    cli = find_cli(configured)
+    status = cli.stat()
+    return f"{cli}:{status.st_size}:{status.st_mtime_ns}"

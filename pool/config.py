@@ -54,8 +54,9 @@ class PoolConfig:
     """Settings of a ``ClaudeInstancePool``; durations in seconds, sizes in bytes.
 
     ``gateway_command`` is the program that the keeper starts as the model
-    gateway; it is appended ``--data DIR``. Raises ``BadRequest`` naming all
-    bad fields.
+    gateway; it is appended ``--data DIR``. ``check_cli``: after the start, try
+    out a CLI that is not known yet (``pool.runtime.conformance``). Raises
+    ``BadRequest`` naming all bad fields.
     """
 
     data_dir: Path
@@ -66,6 +67,7 @@ class PoolConfig:
     cli_path: Path | None = None
     cli_extra_args: tuple[str, ...] = ()
     cli_env: Mapping[str, str] = field(default_factory=dict)
+    check_cli: bool = True
     gateway_command: tuple[str, ...] = (sys.executable, "-I", "-m", "server.gateway")
     keeper_command: tuple[str, ...] = (sys.executable, "-I", "-m", "pool.keeper")
 

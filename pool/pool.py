@@ -18,6 +18,7 @@ from pool.model import DEFAULT_SESSION, InstanceInfo, InstanceState, SessionStat
 from pool.names import check_name
 from pool.runtime import figures
 from pool.runtime.checks import Checks
+from pool.runtime.conformance.check import Conformance
 from pool.runtime.dialogue import Dialogue
 from pool.runtime.instance import Instance
 from pool.runtime.pooled import PooledInstance
@@ -48,6 +49,7 @@ class ClaudeInstancePool(Dialogue):
         self._supervisor = Supervisor(parts.surroundings)
         self._helpers = HelperProcesses()
         self._checks = Checks(parts.surroundings)
+        self._conformance = Conformance(parts.surroundings, self._supervisor.features_changed)
         self._is_draining = False
         self._is_started = False
 
@@ -69,6 +71,7 @@ class ClaudeInstancePool(Dialogue):
         left open then.
         """
         await self._around.store.open()
+        self._conformance.load()
         try:
             await self._supervisor.attach()
         except BaseException:
@@ -77,6 +80,7 @@ class ClaudeInstancePool(Dialogue):
             await self._around.store.aclose()
             raise
         self._is_started = True
+        self._conformance.start()
 
     async def shutdown(
         self, *, end_instances: bool = True, drain_timeout_seconds: float | None = None
@@ -90,6 +94,7 @@ class ClaudeInstancePool(Dialogue):
             return
         self._is_started = False
         self._is_draining = True
+        await self._conformance.aclose()
         if end_instances:
             timeout = (
                 self.config.stop_grace_seconds if drain_timeout_seconds is None else drain_timeout_seconds

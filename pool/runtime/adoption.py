@@ -17,7 +17,7 @@ from pool.launch.base import InstanceListing
 from pool.lifecycle.instance import InstanceEvent
 from pool.lifecycle.session import SessionEvent, SessionMachine
 from pool.lifecycle.turn import TurnEvent
-from pool.model import ExitStatus, InstanceState, SessionState
+from pool.model import ExitStatus, InstanceState, Reason, SessionState, TurnState
 from pool.protocol.connection import pending_asks
 from pool.runtime.instance import Instance
 from pool.store.base import OpenWork, PatchInstance
@@ -25,6 +25,7 @@ from pool.store.base import OpenWork, PatchInstance
 if TYPE_CHECKING:
     from pool.protocol.frames import ControlResponse
     from pool.runtime.session import Session
+    from pool.runtime.turns import Turn
 
 _log = logging.getLogger(__name__)
 _INGEST_SECONDS = 60.0
@@ -107,18 +108,32 @@ class Adoption:
         asks = pending_asks(answer)
         for ask in asks:
             self._ask_again(instance, ask.request_id, dict(ask.request))
-        for line in session.approvals.reconcile([ask.request_id for ask in asks]):
+        is_told = session.around.features.pending_asks and "pending_permission_requests" in answer.envelope
+        for line in session.approvals.reconcile([ask.request_id for ask in asks] if is_told else None):
             with contextlib.suppress(PoolError):
                 await instance.write(line)
         session.permission_settled()
         turn = session.turns.current
-        if turn is not None and not turn.state.is_terminal:
+        if (
+            turn is not None
+            and turn.state is TurnState.DISPATCHING
+            and not session.around.features.repeats_ignored
+        ):
+            self._lose(turn, instance)
+        elif turn is not None and not turn.state.is_terminal:
             session.turns.feed(turn, TurnEvent.REATTACHED)
             if turn.is_interrupting:
                 session.send_interrupt(turn)
         session.dispatch_next()
         session.idleness.watch()
         session.log.flush()
+
+    def _lose(self, turn: Turn, instance: Instance) -> None:
+        """Nobody knows whether the CLI has the message, and twice it would run twice."""
+        text = "the server ended while it handed the message over, and this CLI must not get it again"
+        self._session.turns.feed(turn, TurnEvent.INSTANCE_LOST, Reason("not_repeatable", text))
+        if instance.cli_state != "idle":
+            self._session.send_interrupt(turn)
 
     def _ask_again(self, instance: Instance, request_id: str, request: dict[str, object]) -> None:
         session = self._session

@@ -138,11 +138,14 @@ class Approvals:
         for request_id in list(self._records):
             self._close(request_id, "withdrawn")
 
-    def reconcile(self, listed: Sequence[str]) -> list[bytes]:
-        """After a new attach: ``listed`` are the CLI's open asks. Returns the answers to write again."""
+    def reconcile(self, listed: Sequence[str] | None) -> list[bytes]:
+        """After a new attach: ``listed`` are the CLI's open asks. Returns the answers to write again.
+
+        None: the CLI does not list them; what is stored is then all that is known.
+        """
         again = []
         for request_id, record in list(self._records.items()):
-            if request_id not in listed:
+            if listed is not None and request_id not in listed:
                 self._close(request_id, "withdrawn")
             elif record.state == "answered" and record.answer is not None:
                 again.append(record.answer)

@@ -26,6 +26,7 @@ class Checks:
             "isolation": self._isolation(),
             "disk": self._disk(),
             "database": self._database,
+            "cli": dict(self._around.cli_check),
         }
 
     async def run(self) -> None:

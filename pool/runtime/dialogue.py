@@ -166,6 +166,8 @@ class Dialogue(Viewing):
                 "message_id must be 1 to 200 printable ASCII characters", details={"field": "message_id"}
             )
         checked = check_content(content)
+        if literal and not self._supervisor.around.features.literal:
+            raise BadRequest("the CLI in use cannot take a message literally; send it without 'literal'")
         key = self._key(user_id, session_id)
         digest = hashlib.sha256(msgspec.json.encode([checked, literal])).hexdigest()
         session = await self._session_for_message(key)

@@ -105,24 +105,42 @@ class Reader:
             return
         if frame.state == "started":
             turns.started(turn)
-        elif frame.state in ("completed", "cancelled"):
+        elif frame.state in ("completed", "cancelled") and self._is_last_word(turn, frame):
             cancelled = frame.state == "cancelled"
             outcome = turn.outcome
             if outcome is None or (cancelled and outcome.state is TurnState.SUCCEEDED):
                 outcome = self._outcome(turn, None, cancelled=cancelled)
             turns.end(turn, outcome)
 
-    def _result(self, _instance: Instance, frame: frames.Result) -> None:
+    def _is_last_word(self, turn: Turn, frame: frames.CommandLifecycle) -> bool:
+        """Where a result ends the turn, only a message that never began ends without one."""
+        if self._session.around.features.lifecycle:
+            return True
+        return frame.state == "cancelled" and turn.state is TurnState.DISPATCHING
+
+    def _result(self, instance: Instance, frame: frames.Result) -> None:
         session = self._session
         turn = session.turns.current
         session.note_usage(frame)
         # After /clear this is the first frame with the new id; the reset's own id is another (measured).
         session.cli_session_is(frame.session_id)
-        if turn is not None and turn.state is not TurnState.DISPATCHING:
+        by_cli = session.turns.by_cli
+        is_starting = turn is None or turn.state is TurnState.DISPATCHING
+        if turn is not None and (not is_starting or frame.user_message_uuid == turn.record.turn_id):
             session.turns.note_outcome(turn, self._outcome(turn, frame, cancelled=False))
-        elif session.turns.by_cli is not None:
-            turn = session.turns.by_cli
-            session.turns.end(turn, self._outcome(turn, frame, cancelled=False))
+            self._end_without_lifecycle(turn, frame)
+        if is_starting and by_cli is not None:
+            session.turns.end(by_cli, self._outcome(by_cli, frame, cancelled=False))
+        if not session.around.features.session_state:
+            instance.cli_state = "idle"
+            session.cli_is_idle()
+
+    def _end_without_lifecycle(self, turn: Turn, frame: frames.Result) -> None:
+        """Where the CLI does not tell a turn's end its result does, if it can be the turn's own."""
+        named = frame.user_message_uuid
+        is_own = named == turn.record.turn_id or (named is None and frame.origin is None)
+        if is_own and turn.outcome is not None and not self._session.around.features.lifecycle:
+            self._session.turns.end(turn, turn.outcome)
 
     @staticmethod
     def _outcome(turn: Turn, result: frames.Result | None, *, cancelled: bool) -> Outcome:
@@ -133,12 +151,18 @@ class Reader:
             why=turn.reason or INTERRUPTED,
         )
 
-    def _init(self, _instance: Instance, frame: frames.SystemInit) -> None:
+    def _init(self, instance: Instance, frame: frames.SystemInit) -> None:
         session = self._session
         session.cli_session_is(frame.session_id)
-        turn = session.turns.current
-        if (turn is None or turn.state is TurnState.DISPATCHING) and session.turns.by_cli is None:
+        features, turn = session.around.features, session.turns.current
+        if not features.session_state:
+            instance.cli_state = "running"
+        if session.turns.by_cli is not None or (turn is not None and turn.state is not TurnState.DISPATCHING):
+            return
+        if turn is None or features.lifecycle:
             session.turn_by_cli()
+        else:
+            session.turns.started(turn)
 
     def _session_state(self, instance: Instance, frame: frames.SessionStateChanged) -> None:
         instance.cli_state = frame.state

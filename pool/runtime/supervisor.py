@@ -19,6 +19,7 @@ from pool.model import (
     UserId,
 )
 from pool.runtime.capacity import Capacity
+from pool.runtime.conformance.late import end_told_turns
 from pool.runtime.instance import Instance
 from pool.runtime.session import Session
 from pool.runtime.surroundings import Surroundings
@@ -159,6 +160,7 @@ class Supervisor:
                 sink = _Stranger()
                 handle = await self.around.launcher.attach(instance_id, listing.end_offset, sink)
                 await handle.stop(StopGraces(end_of_input=0, term=1))
+                self.forget_later(instance_id)
 
     def _schedule_forgetting(self, listings: Iterable[InstanceListing]) -> None:
         for listing in listings:
@@ -173,6 +175,10 @@ class Supervisor:
     def _forget(self, instance_id: InstanceId) -> None:
         if not self.around.is_stopping:
             self.around.tasks.start(self.around.launcher.forget(instance_id), f"forget:{instance_id}")
+
+    def features_changed(self) -> None:
+        """It came out what the CLI can do: turns whose end it will not tell are ended."""
+        end_told_turns(self.sessions.values())
 
     # --- the keeper's death ----------------------------------------------------------------
 

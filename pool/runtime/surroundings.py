@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from pool.clock import Clock
 from pool.config import PoolConfig
 from pool.launch.base import Launcher
 from pool.model import InstanceId
+from pool.runtime.conformance.features import Features
 from pool.runtime.slots import Slots
 from pool.store.base import Store
 from pool.workspace.workspaces import Workspaces
@@ -53,7 +54,12 @@ class Tasks:
 
 @dataclass(slots=True)
 class Surroundings:
-    """The adapters, limits and figures that sessions work with. ``epoch`` is set when attached."""
+    """The adapters, limits and figures that sessions work with. ``epoch`` is set when attached.
+
+    ``cli_stamp`` tells the CLI's program from every other one (a failure
+    is a ``PoolError`` or ``OSError``); ``features`` is what it can do, and
+    ``cli_check`` how that is told on the health page.
+    """
 
     config: PoolConfig
     clock: Clock
@@ -67,3 +73,6 @@ class Surroundings:
     epoch: int = 0
     is_stopping: bool = False
     instance_ended: Callable[[InstanceId], None] = lambda _instance: None
+    cli_stamp: Callable[[], str] = lambda: ""
+    features: Features = field(default_factory=Features)
+    cli_check: Mapping[str, Any] = field(default_factory=lambda: {"ok": True, "detail": "not checked yet"})

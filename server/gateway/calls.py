@@ -15,10 +15,13 @@ from server.gateway.body import RequestBody
 from server.gateway.configuration import LiveConfiguration
 from server.gateway.demo.api import answer_as_demo
 from server.gateway.errors import error_answer
-from server.gateway.settings import GatewayConfigError, GatewaySettings, Provider
+from server.gateway.settings import DEMO_PROVIDER, GatewayConfigError, GatewaySettings, Provider
 from server.gateway.upstream import UpstreamUnreachable, pass_through
 
 _log = logging.getLogger(__name__)
+
+# The purpose of the instance with which the pool tries out a CLI, among its labels.
+_OF_THE_CHECK = "conformance"
 
 # What an instance may do with our credential: these calls and no others.
 _ALLOWED = re.compile(r"POST /v1/messages(/count_tokens)?|GET /v1/models(/[\w.:@-]+)?", re.ASCII)
@@ -46,7 +49,7 @@ class Calls:
         started = time.monotonic()
         outcome: dict[str, object] = {"status": None, "provider": None}
         try:
-            response = await self._dispatch(request, outcome)
+            response = await self._dispatch(caller, request, outcome)
             outcome["status"] = response.status
             return response
         finally:
@@ -60,9 +63,15 @@ class Calls:
             }
             _log.info("call", extra={"fields": fields})
 
-    async def _dispatch(self, request: web.BaseRequest, outcome: dict[str, object]) -> web.StreamResponse:
+    async def _dispatch(
+        self, caller: Caller, request: web.BaseRequest, outcome: dict[str, object]
+    ) -> web.StreamResponse:
         if not _ALLOWED.fullmatch(f"{request.method} {request.path}"):
             return error_answer(404, "not_found_error", "The model gateway passes no such call.")
+        if caller.labels.get("purpose") == _OF_THE_CHECK:
+            # it asks what the CLI does, not what a model says: no key, no cost, whatever is configured
+            outcome["provider"] = DEMO_PROVIDER
+            return await answer_as_demo(request, RequestBody(request))
         try:
             settings = self._configuration.current()
         except GatewayConfigError as error:

@@ -19,6 +19,7 @@ _log = logging.getLogger(__name__)
 
 _MAX_ORDER_BYTES = 64 * 1024
 _MAX_DESCRIPTORS = 16
+_LABELS = ("user", "session", "purpose")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,4 @@ def _listener(descriptor: int) -> socket.socket:
 def _labels(value: Any) -> Mapping[str, str]:
     if not isinstance(value, dict):
         return {}
-    return {
-        name: text for name, text in value.items() if name in ("user", "session") and isinstance(text, str)
-    }
+    return {name: text for name, text in value.items() if name in _LABELS and isinstance(text, str)}

@@ -37,10 +37,17 @@ last frame). The numbers may be left out.
   unknown        frames of unknown types, shapes      storm N K     N asks at once, K with one tool_use_id
   retry          a cut stream: api_retry, once again  api-error N   the API's error N: result is_error
   turn           a turn nobody asked for              task S        a background task ends after S seconds
+  without-lifecycle  say nothing of messages          without-state   say nothing of running and idle
+  without-pending    list no open asks                without-repeats run a uuid as often as it comes
+  without-literal    obey /clear in any text          without-order   say completed before the result
+  without-unknown    exit at a control request that nobody knows
+
+The demo model's ``create a file NAME with TEXT`` and ``count to N slowly`` are understood as well.
 
 Standing behaviour: a JSON object in ``.fake-claude.json`` in the cwd, or at the path in
 ``FAKE_CLAUDE_PLAN``: ``{"start": WORDS done before reading, "every": WORDS added to each message,
-"log_input": FILE (relative to the cwd) that gets every stdin line}``. With "start", ``!sleep 3`` is a slow
+"log_input": FILE (relative to the cwd) that gets every stdin line}``. Without a plan
+``FAKE_CLAUDE_START`` gives the start. With "start", ``!sleep 3`` is a slow
 start, ``!mute`` is never ready, ``!exit 3`` dies at once.
 """
 

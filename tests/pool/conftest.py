@@ -66,6 +66,7 @@ def pool_config(short_dir: Path, fake_claude: Path) -> Callable[..., PoolConfig]
             "runtime_dir": short_dir / "run",
             "cli_path": fake_claude,
             "gateway_command": (),
+            "check_cli": False,
             "start_timeout_seconds": 20,
             "stop_grace_seconds": 2,
         }

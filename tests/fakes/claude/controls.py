@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from functools import partial
@@ -124,6 +125,11 @@ def mcp_status(claude: Claude, request: Frame) -> Frame:
     }
 
 
+def get_settings(claude: Claude, request: Frame) -> Frame:
+    """What the settings of the command line say."""
+    return {"effective": json.loads(claude.options.get("--settings") or "{}")}
+
+
 CONTROLS: dict[str, Callable[[Claude, Frame], Frame | None]] = {
     "initialize": initialize,
     "interrupt": interrupt,
@@ -134,6 +140,7 @@ CONTROLS: dict[str, Callable[[Claude, Frame], Frame | None]] = {
     "mcp_status": mcp_status,
     "get_session_cost": lambda claude, _: {"text": f"Estimated cost: ${0.001 * claude.results:.4f}"},
     "get_binary_version": lambda *_: {"version": "2.1.329"},
+    "get_settings": get_settings,
     "get_context_usage": lambda *_: {"totalTokens": 10, "maxTokens": 200000, "percentage": 0},
     "list_models": lambda *_: {"models": MODELS},
     "set_max_thinking_tokens": lambda *_: None,

@@ -53,13 +53,13 @@ def check(options: dict[str, str]) -> None:
 
 
 def read_plan() -> dict[str, Any]:
-    """The plan of the workspace, else the environment's, else an empty one."""
+    """The plan of the workspace, else the environment's, else only its start."""
     for path in (".fake-claude.json", os.environ.get("FAKE_CLAUDE_PLAN", "")):
         if path and os.path.exists(path):
             with open(path) as file:
                 plan: dict[str, Any] = json.load(file)
             return plan
-    return {}
+    return {"start": os.environ.get("FAKE_CLAUDE_START", "")}
 
 
 def main() -> NoReturn:

@@ -63,6 +63,7 @@ class Claude:
         self.busy, self.told = False, ""
         self.later: list[Callable[[], object]] = []
         self.kept: list[bytes] = []
+        self.without: set[str] = set()
 
     def run(self) -> NoReturn:
         """Serve until the end of input and of all that was queued before it."""
@@ -121,13 +122,15 @@ class Claude:
     def tell_state(self, state: str) -> None:
         """Publish the session's state, where the environment asks for it."""
         self.state = state
+        if "state" in self.without:
+            return
         if {"CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS", "CLAUDE_CODE_SDK_READS_SESSION_STATE"} & set(os.environ):
             self.emit("system", "session_state_changed", state=state)
 
     def lifecycle(self, messages: Iterable[Frame], state: str) -> None:
         """Tell where stamped user messages stand."""
         for message in messages:
-            if message.get("uuid"):
+            if message.get("uuid") and "lifecycle" not in self.without:
                 self.emit("command_lifecycle", command_uuid=message["uuid"], state=state)
 
     # Input
@@ -174,7 +177,7 @@ class Claude:
         role = (frame.get("message") or {}).get("role", "undefined")
         if role != "user":
             leave(1, f"Error: Expected message role 'user', got '{role}'")
-        if frame.get("uuid") in self.seen:
+        if frame.get("uuid") in self.seen and "repeats" not in self.without:
             with self.changed:
                 if frame["uuid"] in self.transcript.finished:
                     self.lifecycle([frame], "completed")
@@ -197,6 +200,8 @@ class Claude:
         """Answer a request of the host."""
         if request is None:
             leave(1, "Error: Missing request on control_request")
+        if request.get("subtype") not in CONTROLS and "unknown" in self.without:
+            leave(1, "Error: unknown control request")
         body: Frame = {"subtype": "success", "request_id": request_id}
         subtype = request.get("subtype")
         try:
@@ -206,7 +211,7 @@ class Claude:
             body.update({} if answer is None else {"response": answer})
         except Refusal as refusal:
             body.update(subtype="error", error=refusal.args[0], error_code=refusal.args[1])
-        if subtype == "initialize" and self.started:
+        if subtype == "initialize" and self.started and "pending" not in self.without:
             asks = [ask for ask in self.open.values() if ask.request["subtype"] == "can_use_tool"]
             body.update(
                 pending_permission_requests=[ask.frame for ask in asks], pending_user_dialog_requests=[]

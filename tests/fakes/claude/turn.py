@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
     Block = tuple[Frame | None, list[str]]
 
 USAGE = {"input_tokens": 10, "cache_read_input_tokens": 0, "output_tokens": 5, "service_tier": "standard"}
+# A few words of the demo model, for hosts that speak with either.
+PHRASES = (
+    (r"^create a file (\S+) with (.*)$", r"write \1 \2"),
+    (r"^count to (\d+) slowly$", r"stream \1 200"),
+)
 TOOL_VERBS = ("write", "read", "bash", "question", "mcp")
 
 
@@ -33,7 +39,9 @@ class Turn:
         texts = [text_of(frame["message"]) for frame in batch]
         self.words = list(words_of(" ".join([*texts, claude.every])))
         self.prompt = prompt_of(texts[-1])
-        self.plain = bool(batch[-1].get("client_composed"))
+        for phrase, ours in PHRASES:
+            self.prompt = re.sub(phrase, ours, self.prompt)
+        self.plain = bool(batch[-1].get("client_composed")) and "literal" not in claude.without
         self.said, self.answer, self.index, self.streaming = "", "", 0, False
         self.message: Frame = {}
         self.denials: list[Frame] = []
@@ -82,6 +90,7 @@ class Turn:
         """Tell what the session is."""
         claude = self.claude
         tools = ["AskUserQuestion", "Bash", "Edit", "Glob", "Grep", "Read", "Write"]
+        tools += [n for n in claude.options.get("--allowedTools", "").split(",") if n.startswith("Task")]
         servers = [{"name": name, "status": "connected", "source": "sdk"} for name in claude.servers]
         more = {
             "slash_commands": ["clear", "compact", "cost"],
@@ -219,6 +228,8 @@ class Turn:
     def result(self, subtype: str, **fields: Any) -> None:
         """The frame that ends the turn; its type stands behind many other keys, as the CLI has it."""
         claude = self.claude
+        if "order" in claude.without:
+            claude.lifecycle(self.batch, "completed")
         milliseconds = int((time.monotonic() - self.began) * 1000)
         claude.failed = bool(fields["is_error"])
         frame: Frame = {"duration_api_ms": milliseconds, "stop_reason": fields.pop("stop_reason", None)}

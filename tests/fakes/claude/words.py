@@ -7,6 +7,7 @@ import re
 import signal
 import threading
 import time
+from functools import partial
 
 from .transcript import leave, new_id
 
@@ -210,6 +211,11 @@ def api_error(claude: Claude, status: float = 400) -> None:
     raise ApiError(int(status))
 
 
+def without(name: str, claude: Claude) -> None:
+    """Lack something that hosts may rely on."""
+    claude.without.add(name)
+
+
 WORDS: dict[str, Callable[..., object]] = {
     "sleep": rest,
     "hang": rest,
@@ -241,4 +247,8 @@ WORDS: dict[str, Callable[..., object]] = {
     "api-error": api_error,
     "turn": turn,
     "task": task,
+    **{
+        f"without-{name}": partial(without, name)
+        for name in ("lifecycle", "state", "pending", "repeats", "literal", "order", "unknown")
+    },
 }
