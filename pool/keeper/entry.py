@@ -45,7 +45,7 @@ class Entry:
     spool: Spool
     live: Instance | None = None
     stream: Stream | None = None
-    started: Callable[[Entry], None] | None = None
+    started: Callable[[Entry, bool], None] | None = None
     stopped: list[Call] = field(default_factory=list)
     is_abandoned: bool = False
 

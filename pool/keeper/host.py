@@ -75,10 +75,11 @@ class Host:
             raise HostError("not_found", f"no instance {instance_id!r}")
         return found
 
-    def start(self, request: dict[str, Any], started: Callable[[Entry], None]) -> None:
-        """Start an instance. ``started(entry)`` is called when its process exists or has failed to.
+    def start(self, request: dict[str, Any], started: Callable[[Entry, bool], None]) -> None:
+        """Start an instance. ``started(entry, has_run)`` is called when it is known whether the CLI runs.
 
-        It failed when ``entry.live`` is None then. Raises ``HostError``; nothing is left then.
+        It may have ended by then; ``has_run`` is False when it never ran, and
+        nothing is left of it after that call. Raises ``HostError``; nothing is left then.
         """
         instance_id = request.get("instance")
         if not isinstance(instance_id, str) or not _ID.fullmatch(instance_id):
@@ -161,7 +162,7 @@ class Host:
         self._log.write("instance_live", instance=instance.id, cli_pid=instance.cli and instance.cli.pid)
         started, entry.started = entry.started, None
         if started is not None:
-            started(entry)
+            started(entry, True)
 
     def instance_data(self, instance: Instance, offset: int, data: bytes) -> None:
         """New output."""
@@ -188,13 +189,13 @@ class Host:
         entry.live = None
         self.gateway.end(instance.id)
         self._remove_tree(record.tmp_dir)
+        has_run = instance.has_run
+        if not has_run and instance.failure is not None:
+            record.stderr_tail = "\n".join(filter(None, [instance.failure[1], record.stderr_tail]))
         started, entry.started = entry.started, None
-        if started is not None or entry.is_abandoned:
-            if started is not None:
-                record.stderr_tail = "\n".join(
-                    filter(None, [*(instance.failure or ())[1:], record.stderr_tail])
-                )
-                started(entry)
+        if started is not None:
+            started(entry, has_run)
+        if entry.is_abandoned or not has_run:
             self._discard(entry)
         else:
             self._store(entry)

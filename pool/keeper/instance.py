@@ -103,6 +103,7 @@ class Instance:
         self._listener = listener
         self._lifeline = spawned.lifeline
         self._has_shim = spawned.lifeline >= 0
+        self._is_pid_told = False
         self._is_status_known = False
         self._is_tree_gone = False
         self._is_output_ended = False
@@ -130,6 +131,15 @@ class Instance:
     def cli(self) -> procfs.Stat | None:
         """The CLI's process, once known."""
         return None if self._tree.cli is None else self._tree.cli.stat
+
+    @property
+    def has_run(self) -> bool:
+        """Did the CLI run, if only for so short a time that nobody saw its process?"""
+        if self._tree.cli is not None or self._is_pid_told:
+            return True
+        # bubblewrap says so itself when it did not get as far as the CLI
+        told = self._stderr.text().startswith("bwrap: ")
+        return not self._has_shim and (self.spool.end > 0 or not told)
 
     def stderr_tail(self) -> str:
         """The end of its stderr."""
@@ -173,7 +183,9 @@ class Instance:
         self.failure = (step, text)
 
     def _shim_reported(self, word: str, number: int) -> None:
-        if word in ("code", "signal"):
+        if word == "pid":
+            self._is_pid_told = True
+        elif word in ("code", "signal"):
             self.status = status_of(number if word == "code" else -number)
             self._is_status_known = True
 

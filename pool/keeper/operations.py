@@ -87,8 +87,8 @@ class Operations:
             done("full")
 
     def _start(self, connection: Connection, call: Call, request: dict[str, Any]) -> None:
-        def started(entry: Entry) -> None:
-            if entry.live is None:
+        def started(entry: Entry, has_run: bool) -> None:
+            if not has_run:
                 record = entry.record
                 call.error(
                     "spawn_failed",

@@ -120,7 +120,7 @@ class Identifier:
 
     Calls ``on_init`` with the namespace's init (bubblewrap only) and then
     ``on_cli`` with the CLI; a failed start is told by ``on_error(step, text)``
-    where the wrapper knows it. Later lines of the shim go to ``on_report``.
+    where the wrapper knows it. The shim's lines go to ``on_report`` too.
     """
 
     def __init__(
@@ -209,6 +209,7 @@ class Identifier:
         for line in lines:
             word, _, rest = line.decode(errors="replace").partition(" ")
             if word == "pid":
+                self._on_report(word, int(rest))
                 ref = procfs.ProcessRef.open(int(rest))
                 # already dead: its status follows
                 if ref is not None and ref.stat.ppid == self._wrapper_pid:

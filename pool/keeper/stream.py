@@ -25,8 +25,7 @@ class Stream:
     """Sends an instance's output from an offset on, within the credit that the server grants.
 
     New output goes out from memory when the server has all before it, and
-    from the spool else. ``on_told`` is called when the exit was sent, which
-    is after all output.
+    from the spool else. The exit is told once, after all output.
     """
 
     def __init__(
@@ -45,6 +44,7 @@ class Stream:
         self._sent = offset
         self._credit = window
         self._exit: Callable[[], bytes] | None = None
+        self._has_ended = False
 
     def grant(self, count: int) -> None:
         """The server consumed ``count`` bytes."""
@@ -59,7 +59,10 @@ class Stream:
             self.pump()
 
     def exited(self, frame: Callable[[], bytes]) -> None:
-        """The instance has exited; send ``frame()`` after the last output."""
+        """The instance has exited; send ``frame()`` after the last output. Again: no effect."""
+        if self._has_ended:
+            return
+        self._has_ended = True
         self._exit = frame
         self.pump()
 

@@ -276,6 +276,18 @@ async def test_a_start_that_fails_says_why_and_leaves_nothing(
     await eventually(lambda: len(os.listdir(f"/proc/{pid}/fd")) == descriptors)
 
 
+@pytest.mark.parametrize(("command", "code"), [(["/bin/echo", "so short"], 0), (["/bin/false"], 1)])
+async def test_a_life_too_short_to_be_seen_is_told_all_the_same(
+    rig: Rig, wrapper: str, command: list[str], code: int
+) -> None:
+    await rig.keeper()
+    client = await rig.client()
+    for index in range(20):
+        _, collector = await start(client, wrapper, f"short-{index}", command)
+        assert await collector.exit() == (code, None, "")
+        assert bytes(collector.data) == (b"so short\n" if code == 0 else b"")
+
+
 async def test_an_abandoned_start_leaves_nothing(rig: Rig, wrapper: str) -> None:
     await rig.keeper()
     client = await rig.client()
