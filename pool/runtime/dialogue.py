@@ -27,6 +27,7 @@ from pool.protocol.command_line import check_model
 from pool.protocol.connection import user_message
 from pool.protocol.content import check_content
 from pool.runtime import choices
+from pool.runtime.faults import pause_point
 from pool.runtime.session import Session
 from pool.runtime.viewing import Viewing, check_title
 from pool.store.base import TurnRecord
@@ -192,7 +193,8 @@ class Dialogue(Viewing):
             )
             if not session.record.title:
                 session.patch(title=_title_of(checked))
-            return await session.accept(record, on_accepted)
+            await pause_point("accept.before_store")
+            return await session.accept(record, checked, on_accepted)
 
     async def interrupt(self, user_id: str, session_id: str) -> None:
         """End the running turn, withdraw the queued ones. Nothing open: nothing happens."""

@@ -10,12 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from pool.errors import PoolError
+from pool.errors import BadRequest, PoolError
 from pool.launch.base import StopGraces
 from pool.lifecycle.instance import InstanceEvent
 from pool.lifecycle.session import SessionEvent, SessionMachine
@@ -27,22 +26,23 @@ from pool.model import (
     Reason,
     SessionInfo,
     SessionState,
-    TurnId,
     TurnState,
 )
 from pool.policy.backoff import CrashHistory
+from pool.protocol.command_line import check_session_uuid
 from pool.protocol.frames import Result
 from pool.protocol.framing import Line
 from pool.runtime.adoption import Adoption
 from pool.runtime.approvals import Approvals
 from pool.runtime.delivery import Delivery
-from pool.runtime.ending import instance_ended
+from pool.runtime.ending import instance_ended, instance_stuck
 from pool.runtime.envelope import Envelope
 from pool.runtime.faults import pause_point
 from pool.runtime.hub import Channel
 from pool.runtime.idleness import Idleness
 from pool.runtime.instance import Instance
 from pool.runtime.log import SessionLog
+from pool.runtime.own_turns import begin_own_turn, end_own_turn
 from pool.runtime.reader import Reader
 from pool.runtime.replay import Replay
 from pool.runtime.steps import Steps
@@ -132,14 +132,16 @@ class Session:
 
     # --- messages ----------------------------------------------------------------------
 
-    async def accept(self, record: TurnRecord, on_accepted: Callable[[Accepted], None] | None) -> Accepted:
+    async def accept(
+        self, record: TurnRecord, content: object, on_accepted: Callable[[Accepted], None] | None
+    ) -> Accepted:
         """Queue a turn; returns when it is stored. The caller holds ``accepting``."""
         self.revive()
         accepted = Accepted(record.turn_id, record.message_id or "", record.position)
         before = (lambda: on_accepted(accepted)) if on_accepted is not None else None
         if record.message_id is not None:
             self.message_ids.add(record.message_id)
-        self.turns.enqueue(record, before)
+        self.turns.enqueue(record, content, before)
         self.next_turn_number += 1
         self.touch()
         self.feed(SessionEvent.TURN_SUBMITTED)
@@ -171,16 +173,15 @@ class Session:
     def interrupt(self, reason: Reason | None = None) -> None:
         """End the running turn, withdraw the queued ones; the session stays usable."""
         self.turns.interrupt_all(reason)
-        if self.turns.by_cli is not None and self.turns.current is None:
-            self.send_interrupt(self.turns.by_cli)
 
     async def write_answer(self, line: bytes) -> None:
         """Write a stored answer; if the instance is gone there is nothing left to approve."""
+        instance = self.instance
         self.permission_settled()
         await self.log.settled()
-        if self.instance is not None:
+        if instance is not None:
             with contextlib.suppress(PoolError):
-                await self.instance.write(line)
+                await instance.write(line)
 
     def permission_settled(self) -> None:
         """If no approval is open any more, the turn runs again."""
@@ -202,21 +203,16 @@ class Session:
     def dispatch_next(self) -> None:
         """Give a ready and idle CLI the next queued turn."""
         instance = self.instance
-        if (
-            instance is None
-            or instance.state is not InstanceState.READY
-            or instance.cli_state != "idle"
-            or self.turns.open_turn is not None
-            or self.state is not SessionState.LIVE
-        ):
+        is_ready = instance is not None and instance.may_get_turn and self.turns.open_turn is None
+        if instance is None or not is_ready or self.state is not SessionState.LIVE:
             return
-        if self.turns.queued:
+        if self.turns.queued and not self.around.is_stopping:
             self.turns.dispatch_first(instance.id)
             instance.machine.feed(InstanceEvent.TURN_STARTED)
             instance.turns += 1
             self.log.change(PatchInstance(instance.id, {"turns": instance.turns}))
         else:
-            self.idleness.watch()
+            self.idleness.rest()
 
     # --- Effects of turns ---------------------------------------------------------------
 
@@ -235,6 +231,7 @@ class Session:
     def stop_instance(self, reason: str) -> None:
         """End the instance by the ladder, in the background."""
         if self.instance is not None and not self.instance.has_exited:
+            self.instance.told_to_stop(reason)
             graces = StopGraces(end_of_input=0, term=self.around.config.stop_grace_seconds)
             self.around.tasks.start(self.instance.end(graces, reason), f"stop:{self.instance.id}")
 
@@ -245,6 +242,7 @@ class Session:
         busy = instance is not None and instance.state in (InstanceState.BUSY, InstanceState.DRAINING)
         if instance is not None and busy and self.turns.open_turn is None:
             instance.machine.feed(InstanceEvent.TURN_ENDED)
+        self.idleness.touch()
         self.dispatch_next()
 
     # --- what the CLI tells ---------------------------------------------------------------
@@ -252,33 +250,26 @@ class Session:
     def lines_received(self, instance: Instance, lines: Sequence[Line]) -> None:
         """Output of an instance; a late word of an earlier one is not ours any more."""
         if instance is self.instance:
-            self._reader.read(instance, lines)
+            try:
+                self._reader.read(instance, lines)
+            except Exception:  # noqa: BLE001 - one user's output must not cut the connection of all users
+                _log.exception("instance %s printed what could not be read; it is stopped", instance.id)
+                self.stop_instance("its output could not be read")
 
     def turn_by_cli(self) -> None:
         """The CLI began a turn that nobody asked for (background work ended, a resume)."""
-        instance = self.instance
-        record = TurnRecord(
-            turn_id=TurnId(str(uuid.uuid4())),
-            key=self.key,
-            number=self.next_turn_number,
-            state=TurnState.RUNNING,
-            origin="cli",
-            created_at=self.around.clock.wall(),
-            instance_id=instance.id if instance is not None else None,
-        )
-        self.next_turn_number += 1
-        self.turns.begin_by_cli(record)
-        if instance is not None and instance.machine.can(InstanceEvent.TURN_STARTED):
-            instance.machine.feed(InstanceEvent.TURN_STARTED)
+        begin_own_turn(self)
 
     def cli_is_idle(self) -> None:
         """No turn is owed any more."""
+        end_own_turn(self)
         self.dispatch_next()
 
     def cli_session_is(self, cli_session: str | None) -> None:
         """The CLI's own id of the conversation: what a resume needs. It can change."""
         if cli_session and cli_session != self.record.cli_session:
-            self.patch(cli_session=cli_session)
+            with contextlib.suppress(BadRequest):  # with anything else it could never be resumed
+                self.patch(cli_session=check_session_uuid(cli_session))
 
     def permission_mode_is(self, mode: str) -> None:
         """The mode changed in the CLI (a plan was approved): keep it for the next instance."""
@@ -296,9 +287,16 @@ class Session:
         if instance is self.instance:
             instance_ended(self, instance, status)
 
+    def instance_stuck(self, instance: Instance) -> None:
+        """The process outlived the ladder."""
+        if instance is self.instance:
+            instance_stuck(self, instance)
+
     def keeper_lost(self, instance: Instance) -> None:
         """The keeper died: what the instance had printed is read through the next keeper."""
         if instance is self.instance:
+            # Nothing is dispatched to it from here on, and its end is not the session's crash.
+            instance.stop_reason = instance.stop_reason or "its keeper died"
             self.around.tasks.start(self.adoption.after_keeper(instance), f"keeper-lost:{self.key}")
 
     def quiet(self) -> None:

@@ -107,11 +107,16 @@ class Turns:
             else:
                 self.current = turn
 
-    def enqueue(self, record: TurnRecord, before: Callable[[], None] | None = None) -> Turn:
-        """Store and announce a new turn at the end of the queue."""
+    def enqueue(
+        self, record: TurnRecord, content: object = None, before: Callable[[], None] | None = None
+    ) -> Turn:
+        """Store and announce a new turn at the end of the queue; every viewer is shown its ``content``."""
         turn = Turn(record)
         self.queued.append(turn)
-        self._log.own(self._frame(turn), [PutTurn(record)], before=before)
+        frame = self._frame(turn)
+        if content is not None:
+            frame["content"] = content
+        self._log.own(frame, [PutTurn(record)], before=before)
         return turn
 
     def dispatch_first(self, instance_id: InstanceId) -> Turn:
@@ -132,6 +137,15 @@ class Turns:
             self._later(turn, self._turn_timeout_seconds, self._time_out)
         self.feed(turn, TurnEvent.STARTED)
 
+    def reattached(self, turn: Turn) -> None:
+        """An earlier server gave ``turn`` to this very instance; its deadlines begin anew."""
+        self.feed(turn, TurnEvent.REATTACHED)
+        if turn.is_interrupting:
+            self._effects.send_interrupt(turn)
+            self._later(turn, self._grace_seconds, self._grace_over)
+        elif turn.state is not TurnState.DISPATCHING:
+            self._later(turn, self._turn_timeout_seconds, self._time_out)
+
     def note_outcome(self, turn: Turn, outcome: Outcome) -> None:
         """A result came; the last one before the end decides."""
         turn.outcome = outcome
@@ -148,8 +162,13 @@ class Turns:
         """Withdraw what is queued, interrupt what runs."""
         for turn in list(self.queued):
             self.feed(turn, TurnEvent.INTERRUPT_REQUESTED, reason)
-        if self.current is not None and not self.current.is_interrupting:
-            self.feed(self.current, TurnEvent.INTERRUPT_REQUESTED, reason)
+        self.interrupt_open(reason)
+
+    def interrupt_open(self, reason: Reason | None = None) -> None:
+        """Interrupt what runs, whoever began it."""
+        for turn in (self.current, self.by_cli):
+            if turn is not None and not turn.is_interrupting:
+                self.feed(turn, TurnEvent.INTERRUPT_REQUESTED, reason)
 
     def feed(self, turn: Turn, event: TurnEvent, reason: Reason | None = None, **changes: InstanceId) -> None:
         """Move ``turn`` and carry out what the table commands."""

@@ -42,6 +42,11 @@ class Chat:
         return self.page.locator('[data-testid="message"][data-role="assistant"]')
 
     @property
+    def streaming(self) -> Locator:
+        """The answer that is still being said."""
+        return self.page.locator('[data-testid="message"][data-role="assistant"][data-state="streaming"]')
+
+    @property
     def own(self) -> Locator:
         """What the user said and Claude has got."""
         return self.page.locator('[data-testid="message"][data-role="user"] .bubble-text')

@@ -31,6 +31,7 @@ async def test_a_turn_runs_from_queued_to_succeeded(pool: ClaudeInstancePool) ->
     assert screen.turn_states(turn) == ["queued", "running", "succeeded"]
     assert screen.text().split() == [f"w{n}" for n in range(20)]
     assert screen.frames[0]["type"] == "subscribed"
+    assert screen.of_type("turn")[0]["content"] == "stream 20"
 
 
 async def test_cursors_only_grow_and_a_later_viewer_sees_the_same(pool: ClaudeInstancePool) -> None:
