@@ -6,7 +6,6 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from pool.launch.base import StopGraces
-from pool.lifecycle.instance import InstanceEvent
 
 if TYPE_CHECKING:
     from pool.runtime.session import Session
@@ -32,6 +31,12 @@ class Idleness:
         if self._session.instance is not None and timeout > 0:
             self._timer = asyncio.get_running_loop().call_later(timeout, self._over)
 
+    def rest(self) -> None:
+        """There is nothing to do: the time runs, and whoever waits for a slot may have this one's."""
+        self.watch()
+        if self._session.is_idle:
+            self._session.around.slots.look_again()
+
     def stop(self) -> None:
         """No timer any more."""
         if self._timer is not None:
@@ -50,8 +55,6 @@ class Idleness:
         instance = session.instance
         if instance is None or instance.has_exited:
             return
-        instance.stop_reason = instance.stop_reason or reason
-        if instance.machine.can(InstanceEvent.STOP_REQUESTED):
-            instance.machine.feed(InstanceEvent.STOP_REQUESTED)
+        instance.told_to_stop(reason)
         graces = StopGraces(end_of_input=2.0, term=session.around.config.stop_grace_seconds)
         session.around.tasks.start(instance.end(graces, reason), f"park:{instance.id}")

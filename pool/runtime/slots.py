@@ -8,12 +8,13 @@ gone. Whether a request runs, waits, evicts or is refused is decided by
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pool.config import QuotaBook
 from pool.errors import PoolFull
-from pool.model import InstanceId, SessionKey
+from pool.model import InstanceId, SessionKey, UserId
 from pool.policy.admission import Admission, AdmissionFacts, EvictFirst, Refuse, Run, admit
 from pool.policy.eviction import InstanceFacts
 
@@ -58,13 +59,14 @@ class Slots:
     def check(self, key: SessionKey, *, may_wait: bool) -> None:
         """Raise what ``acquire`` would raise at once: ``QuotaExceeded`` or ``PoolFull``."""
         if key not in self.holders:
-            decision = self._decide(key, len(self._line), may_wait)
+            decision = self._decide(key, self._line, len(self._line), may_wait)
             if isinstance(decision, Refuse):
                 raise decision.error
 
     def has_room(self, key: SessionKey) -> bool:
         """Could ``key`` take a slot right now, evicting nobody, with nobody in line before it?"""
-        return key in self.holders or isinstance(self._decide(key, len(self._line), False), Run)
+        decision = self._decide(key, self._line, len(self._line), False)
+        return key in self.holders or isinstance(decision, Run)
 
     async def acquire(self, key: SessionKey, *, may_wait: bool) -> None:
         """Take a slot for ``key``, waiting in line if need be.
@@ -82,6 +84,9 @@ class Slots:
             async with asyncio.timeout(self._queue_timeout_seconds):
                 await waiter.turn
         except TimeoutError:
+            if waiter.turn.done() and not waiter.turn.cancelled():
+                waiter.turn.result()  # decided in the very moment in which the time was over
+                return
             raise PoolFull(
                 f"no instance became free within {self._queue_timeout_seconds:g} s", retry_after_seconds=10
             ) from None
@@ -109,7 +114,8 @@ class Slots:
     def _serve(self, waiter: _Waiter) -> None:
         if waiter.turn.done():
             return
-        decision = self._decide(waiter.key, self._line.index(waiter), waiter.may_wait)
+        before = self._line[: self._line.index(waiter)]
+        decision = self._decide(waiter.key, before, len(self._line) - 1, waiter.may_wait)
         if isinstance(decision, Run):
             self.holders.add(waiter.key)
             self._line.remove(waiter)
@@ -125,21 +131,32 @@ class Slots:
             self._line.remove(waiter)
             self.look_again()
 
-    def _decide(self, key: SessionKey, ahead: int, may_wait: bool) -> Admission:
+    def _decide(self, key: SessionKey, before: Sequence[_Waiter], waiting: int, may_wait: bool) -> Admission:
         leaving = self.leaving()
+        live_by_user = Counter(holder.user_id for holder in self.holders)
         return admit(
             AdmissionFacts(
                 user_id=key.user_id,
                 live=len(self.holders),
                 limit=self._max_instances,
-                user_live=sum(holder.user_id == key.user_id for holder in self.holders),
+                user_live=live_by_user[key.user_id],
                 user_limit=self._quotas.for_user(key.user_id).max_instances,
                 leaving=len(leaving),
                 user_leaving=sum(item.user_id == key.user_id for item in leaving),
-                ahead=ahead,
-                waiting=len(self._line),
+                ahead=self._ahead(before, live_by_user),
+                waiting=waiting,
                 queue_length=self._queue_length,
                 live_instances=self.candidates(),
                 may_wait=may_wait,
             )
         )
+
+    def _ahead(self, before: Sequence[_Waiter], live_by_user: Counter[UserId]) -> int:
+        """How many of ``before`` could use a free slot; who is at a limit of their own holds up nobody."""
+        claimed: Counter[UserId] = Counter()
+        for waiter in before:
+            user = waiter.key.user_id
+            limit = self._quotas.for_user(user).max_instances
+            if limit is None or live_by_user[user] + claimed[user] < limit:
+                claimed[user] += 1
+        return claimed.total()

@@ -1,0 +1,106 @@
+"""Pools over a host in memory and a real database, so that a test can stop time between two steps."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pool import ClaudeInstancePool, PoolConfig
+from pool.model import SessionId, SessionKey, UserId
+from pool.runtime.session import Session
+from tests.fakes.fake_launcher import FakeHost, FakeLauncher
+from tests.pool.conftest import Screen
+from tests.waiting import eventually
+
+ALICE = SessionKey(UserId("alice"), SessionId("default"))
+
+
+class World:
+    """One data directory and one host; servers come and go."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.host = FakeHost()
+        self.pools: list[ClaudeInstancePool] = []
+        self.settings: dict[str, Any] = {}
+
+    def make(self, **changes: Any) -> ClaudeInstancePool:
+        """A pool that is not started."""
+        self.settings |= changes
+        fixed: dict[str, Any] = {"data_dir": self.directory, "stop_grace_seconds": 0.2, "check_cli": False}
+        config = PoolConfig(**{**fixed, **self.settings})
+        pool = ClaudeInstancePool(config, launcher=self.host.launcher())
+        self.pools.append(pool)
+        return pool
+
+    async def start(self, **changes: Any) -> ClaudeInstancePool:
+        """A started pool."""
+        pool = self.make(**changes)
+        await pool.start()
+        return pool
+
+    async def crash(self, pool: ClaudeInstancePool) -> None:
+        """The server is killed: nothing of it runs on, nothing is said to the host or the store."""
+        launcher = pool._around.launcher
+        assert isinstance(launcher, FakeLauncher)
+        launcher.sever()
+        pool._around.is_stopping = True
+        tasks = [*pool._around.tasks._tasks]
+        for session in pool._supervisor.sessions.values():
+            session.quiet()
+            subscriptions = list(session.channel.subscriptions)
+            tasks += [s._task for s in subscriptions if s._task is not None]
+            tasks += [session.log._task] if session.log._task is not None else []
+            for subscription in subscriptions:
+                subscription.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await pool._around.store.aclose()
+        pool._is_started = False
+        self.pools.remove(pool)
+
+    async def aclose(self) -> None:
+        """End what is left."""
+        for gate in self.host.gates.values():
+            gate.set()
+        for cli in self.host.clis.values():
+            cli.outlives_kill = False
+        for pool in reversed(self.pools):
+            await pool.shutdown(drain_timeout_seconds=0)
+        gc.collect()
+
+
+@pytest.fixture
+async def world(short_dir: Path) -> AsyncIterator[World]:
+    world = World(short_dir / "data")
+    yield world
+    await world.aclose()
+
+
+def session_of(pool: ClaudeInstancePool, session: str = "default") -> Session:
+    return pool._supervisor.sessions[SessionKey(UserId("alice"), SessionId(session))]
+
+
+async def follow(pool: ClaudeInstancePool, session: str = "default", cursor: str | None = None) -> Screen:
+    screen = Screen()
+    await pool.subscribe("alice", session, cursor, screen)
+    return screen
+
+
+async def say(pool: ClaudeInstancePool, message_id: str, session: str = "default") -> str:
+    return (await pool.submit("alice", session, f"words {message_id}", message_id=message_id)).turn_id
+
+
+async def soon(predicate: Callable[[], object], what: str = "") -> None:
+    await eventually(lambda: bool(predicate()), 5, what=what)
+
+
+def manual(cli: Any) -> None:
+    """For ``host.prepare``: the test plays the turns."""
+    cli.is_manual = True
