@@ -60,10 +60,12 @@ class Adoption:
             offset=record.offset,
             turns=record.turns,
         )
+        instance.on_stuck = session.instance_stuck
         session.instance = instance
         session.around.slots.adopt(session.key)
         session.log.begin_instance(instance.id, instance.ordinal, record.offset)
         session.replay.spools[instance.ordinal] = instance.id
+        self._stands_as_found()
         if listing is None:
             session.replay.spools.pop(instance.ordinal)
             instance.exited(ExitStatus(), "")
@@ -72,7 +74,6 @@ class Adoption:
 
     async def _attach(self, instance: Instance, offset: int, listing: InstanceListing) -> None:
         session = self._session
-        self._stands_as_found()
         instance.machine.feed(InstanceEvent.HANDSHAKE_DONE)
         if session.turns.open_turn is not None:
             instance.machine.feed(InstanceEvent.TURN_STARTED)
@@ -121,10 +122,9 @@ class Adoption:
         ):
             self._lose(turn, instance)
         elif turn is not None and not turn.state.is_terminal:
-            session.turns.feed(turn, TurnEvent.REATTACHED)
-            if turn.is_interrupting:
-                session.send_interrupt(turn)
-        session.dispatch_next()
+            session.turns.reattached(turn)
+        if instance.cli_state == "idle":
+            session.cli_is_idle()
         session.idleness.watch()
         session.log.flush()
 

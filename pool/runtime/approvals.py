@@ -32,6 +32,11 @@ _SHOWN = (
 _REMEMBER = {"session": "session", "always": "localSettings"}
 
 
+def _presentable(text: str) -> str:
+    """Half an emoji is JSON, but no text that a database takes."""
+    return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "?")
+
+
 class Approvals:
     """Open and lately answered approvals of one session's live instance."""
 
@@ -69,7 +74,7 @@ class Approvals:
             key=self._key,
             instance_id=instance_id,
             turn_id=turn_id,
-            tool=tool if isinstance(tool, str) else "unknown",
+            tool=_presentable(tool) if isinstance(tool, str) else "unknown",
             request=request,
             cursor=Cursor(at.ordinal, at.offset, at.k + 1),
             state="open",

@@ -40,6 +40,16 @@ def instance_ended(session: Session, instance: Instance, status: ExitStatus) -> 
     session.log.flush()
 
 
+def instance_stuck(session: Session, instance: Instance) -> None:
+    """The process outlived SIGKILL: slot and workspace stay taken, and no second one may begin."""
+    reason = Reason("instance_stuck", "the claude process cannot be ended; an operator must look after it")
+    session.log.change(PatchInstance(instance.id, {"state": InstanceState.STUCK}))
+    _lose_turns(session, reason)
+    if not session.waking.is_under_way and session.machine.can(SessionEvent.INSTANCE_STUCK):
+        session.feed(SessionEvent.INSTANCE_STUCK, reason)
+    session.log.flush()
+
+
 def _lose_turns(session: Session, reason: Reason) -> None:
     turns = session.turns
     for turn in (turns.by_cli, turns.current):
@@ -52,6 +62,8 @@ def _lose_turns(session: Session, reason: Reason) -> None:
 
 
 def _tell_session(session: Session, instance: Instance, status: ExitStatus, reason: Reason) -> None:
+    if not session.machine.can(SessionEvent.INSTANCE_ENDED):
+        return  # it outlived its time as the session's instance
     if instance.stop_reason is not None or session.around.is_stopping:
         session.feed(SessionEvent.INSTANCE_ENDED)
     elif session.crashes.crashed(session.around.clock.monotonic()):

@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
 from pool.model import Cursor, SessionId
+from pool.protocol.encoding import encode
 from pool.store.base import LogEntry
-
-_encode = msgspec.json.encode
 
 
 class Envelope:
     """Makes the frames of one session."""
 
     def __init__(self, session_id: SessionId) -> None:
-        session = _encode(session_id)
+        session = encode(session_id)
         self._event_head = b'{"type":"event","session_id":' + session + b',"cursor":"'
         self._own_head = b'{"session_id":' + session + b',"cursor":"'
         self._bare_head = b'{"session_id":' + session + b","
@@ -46,4 +43,4 @@ class Envelope:
 
     def bare(self, body: Mapping[str, Any]) -> bytes:
         """A frame that has no place in the log: ``subscribed``, ``gap``."""
-        return self._bare_head + _encode(body)[1:]
+        return self._bare_head + encode(body)[1:]

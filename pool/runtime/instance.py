@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pool.errors import InstanceGone, LaunchFailed, PoolError
@@ -71,7 +71,11 @@ class Instance:
         self.background: set[str] = set()
         self.stop_reason: str | None = None
         self.failures = 0
+        self.is_answering = False
+        self.on_stuck: Callable[[Instance], None] = lambda _instance: None
         self.ended = asyncio.Event()
+        self.resolved = asyncio.Event()
+        """Set when the process is gone, or nothing more is tried to end it."""
         self._owner = owner
         self._framer = LineFramer(max_line_bytes, offset)
         self._answers: dict[str, asyncio.Future[ControlResponse]] = {}
@@ -88,6 +92,11 @@ class Instance:
     def has_exited(self) -> bool:
         """Is the process gone, with everything that it held?"""
         return self.state is InstanceState.EXITED
+
+    @property
+    def may_get_turn(self) -> bool:
+        """Is it up, is nobody ending it, and has it nothing to do?"""
+        return self.is_answering and self.state is InstanceState.READY and self.cli_state == "idle"
 
     @property
     def pid(self) -> int | None:
@@ -126,10 +135,12 @@ class Instance:
         self._fail_questions()
         self._owner.instance_exited(self, status, stderr_tail)
         self.ended.set()
+        self.resolved.set()
         self._progress.set()
 
     def launcher_lost(self) -> None:
         """The keeper is gone."""
+        self.is_answering = False
         self._fail_questions()
         if not self.has_exited:
             self._owner.keeper_lost(self)
@@ -192,6 +203,9 @@ class Instance:
         }
         state = frame.response.get("session_state")
         self.cli_state = state if isinstance(state, str) else "idle"
+        if self.has_exited:
+            raise await self._launch_failed("it ended right after its answer")
+        self.is_answering = True
         return frame
 
     async def _launch_failed(self, message: str) -> LaunchFailed:
@@ -229,11 +243,16 @@ class Instance:
                 self._progress.clear()
                 await self._progress.wait()
 
-    async def end(self, graces: StopGraces, reason: str) -> None:
-        """Climb the ladder until the process is gone or the ladder is exhausted."""
+    def told_to_stop(self, reason: str) -> None:
+        """Somebody wants its end; from here on it gets no turn."""
         self.stop_reason = self.stop_reason or reason
         if self.machine.can(InstanceEvent.STOP_REQUESTED):
             self.machine.feed(InstanceEvent.STOP_REQUESTED)
+            self.resolved.clear()
+
+    async def end(self, graces: StopGraces, reason: str) -> None:
+        """Climb the ladder until the process is gone or the ladder is exhausted."""
+        self.told_to_stop(reason)
         if self.handle is None or self.has_exited:
             return
         with contextlib.suppress(PoolError):
@@ -242,6 +261,8 @@ class Instance:
             async with asyncio.timeout(graces.kill + 2):
                 await self.ended.wait()
         except TimeoutError:
+            _log.error("instance %s outlived SIGKILL; its slot stays taken", self.id)
             if self.machine.can(InstanceEvent.LADDER_EXHAUSTED):
                 self.machine.feed(InstanceEvent.LADDER_EXHAUSTED)
-            _log.error("instance %s outlived SIGKILL; its slot stays taken", self.id)
+                self.on_stuck(self)
+            self.resolved.set()

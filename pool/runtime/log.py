@@ -16,10 +16,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
-from pool.errors import Conflict, PoolError
+from pool.errors import PoolError, Refused, StoreUnavailable
 from pool.model import Cursor, InstanceId, SessionKey
+from pool.protocol.encoding import encode
 from pool.runtime.envelope import Envelope
 from pool.runtime.hub import Channel, Item
 from pool.runtime.merging import merged
@@ -60,6 +59,7 @@ class SessionLog:
         self._committed_offset = position.offset
         self._task: asyncio.Task[None] | None = None
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
+        self._is_closed = False
 
     def begin_instance(self, instance_id: InstanceId, ordinal: int, offset: int = 0) -> None:
         """Frames from here on come from this instance, its output beginning (again) at ``offset``."""
@@ -92,7 +92,7 @@ class SessionLog:
         """
         at = self.position
         cursor = self.position = Cursor(at.ordinal, at.offset, at.k + 1)
-        encoded = msgspec.json.encode(body)
+        encoded = encode(body)
         self._entries.append(LogEntry(cursor, encoded))
         self._operations.extend(operations)
         self._queue.append(_Waiting((cursor, self._envelope.own(cursor, encoded)), self._batch, before))
@@ -119,11 +119,16 @@ class SessionLog:
             self._kick()
 
     async def settled(self) -> None:
-        """Wait until everything that was added so far is committed and published."""
+        """Wait until everything that was added so far is committed and published.
+
+        Raises ``StoreUnavailable`` for what came after ``aclose``.
+        """
         is_pending = bool(self._operations or self._entries)
         batch = self._batch if is_pending else self._batch - 1
         if batch <= self._done:
             return
+        if self._is_closed:
+            raise StoreUnavailable("the server stops; nothing more is stored")
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.append((batch, waiter))
         self._kick()
@@ -136,15 +141,17 @@ class SessionLog:
                 await self.settled()
         except TimeoutError:
             _log.error("the last events of session %s could not be committed in time", self.key)
+        self._is_closed = True
         if self._task is not None:
             self._task.cancel()
+            await asyncio.wait({self._task})
 
     def _publish(self, items: list[Item]) -> None:
         if items:
             self._channel.publish(items)
 
     def _kick(self) -> None:
-        if self._task is None:
+        if self._task is None and not self._is_closed:
             self._task = asyncio.create_task(self._commit_all(), name=f"session-log:{self.key}")
 
     async def _commit_all(self) -> None:
@@ -179,7 +186,7 @@ class SessionLog:
         for attempt in range(1_000_000):
             try:
                 await self._store.commit(operations)
-            except Conflict:
+            except Refused:
                 _log.exception("operations of session %s contradict the store; storing one by one", self.key)
                 await self._commit_singly(operations)
                 return
@@ -192,9 +199,18 @@ class SessionLog:
     async def _commit_singly(self, operations: list[Operation]) -> None:
         for operation in operations:
             try:
-                await self._store.commit([operation])
+                await self._commit_one(operation)
             except PoolError as error:
                 _log.error("session %s: %s was not stored: %s", self.key, type(operation).__name__, error)
+
+    async def _commit_one(self, operation: Operation) -> None:
+        for attempt in range(1_000_000):
+            try:
+                await self._store.commit([operation])
+            except StoreUnavailable:
+                await asyncio.sleep(_RETRY_SECONDS[min(attempt, len(_RETRY_SECONDS) - 1)])
+            else:
+                return
 
     def _wake_waiters(self) -> None:
         ready = [waiter for batch, waiter in self._waiters if batch <= self._done]

@@ -176,4 +176,7 @@ class Reader:
 
     def _task_event(self, instance: Instance, frame: frames.TaskEvent) -> None:
         if frame.tasks is not None:
+            had_work = bool(instance.background)
             instance.background = {str(task.get("task_id") or task.get("id")) for task in frame.tasks}
+            if had_work and not instance.background:
+                self._session.idleness.rest()

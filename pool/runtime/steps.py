@@ -52,6 +52,7 @@ class Steps:
         elif command is SessionCommand.ARM_BACKOFF:
             self._arm_backoff()
         elif command is SessionCommand.STOP_INSTANCE:
+            session.waking.give_up()
             session.stop_instance("archived")
         elif command is SessionCommand.ALERT_OPERATOR:
             _log.error("session %s needs a person: %s", session.key, reason)
@@ -70,6 +71,7 @@ class Steps:
         session = self._session
         delay = session.crashes.delay_seconds(random.random())
         loop = asyncio.get_running_loop()
+        self.quiet()
         self._cooling_timer = loop.call_later(delay, self._cooled)
 
     def _cooled(self) -> None:
@@ -79,6 +81,6 @@ class Steps:
             self.feed(SessionEvent.WAKE_DUE if wanted else SessionEvent.REST_DUE)
 
     def quiet(self) -> None:
-        """The server stops: no backoff ends any more."""
+        """No backoff ends any more."""
         if self._cooling_timer is not None:
             self._cooling_timer.cancel()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Iterable
 
@@ -26,6 +27,7 @@ from pool.runtime.surroundings import Surroundings
 from pool.store.base import OpenWork, PutSession, SessionRecord
 
 _log = logging.getLogger(__name__)
+_INTERRUPT_SECONDS = 0.5
 _KEEPER_BACKOFF_SECONDS = (0.0, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 
@@ -147,7 +149,7 @@ class Supervisor:
         listing = listings.get(work.instances[-1].instance_id) if work.instances else None
         try:
             await session.adoption.adopt(work, listing)
-        except PoolError:
+        except Exception:  # noqa: BLE001 - one user's failure never stops the server
             _log.exception("session %s could not be taken over", session.key)
 
     async def _end_strangers(
@@ -157,9 +159,10 @@ class Supervisor:
         for instance_id, listing in listings.items():
             if listing.exit_status is None and instance_id not in known:
                 _log.warning("instance %s belongs to no session and is ended", instance_id)
-                sink = _Stranger()
-                handle = await self.around.launcher.attach(instance_id, listing.end_offset, sink)
-                await handle.stop(StopGraces(end_of_input=0, term=1))
+                with contextlib.suppress(PoolError):  # it went away by itself
+                    sink = _Stranger()
+                    handle = await self.around.launcher.attach(instance_id, listing.end_offset, sink)
+                    await handle.stop(StopGraces(end_of_input=0, term=1))
                 self.forget_later(instance_id)
 
     def _schedule_forgetting(self, listings: Iterable[InstanceListing]) -> None:
@@ -207,23 +210,36 @@ class Supervisor:
     # --- the end -------------------------------------------------------------------------------
 
     async def stop_session(self, session: Session, reason: str) -> bool:
-        """End the session's instance; True once every process is really gone."""
-        if session.waking.is_under_way:
-            try:
-                await session.waking.instance(may_wait=False)
-            except PoolError:
-                return False
+        """End the session's instance; True once every process is really gone.
+
+        Queued turns are withdrawn, but when the whole server stops: then they wait for the next one.
+        """
+        if not self.around.is_stopping:
+            session.interrupt(Reason("instance_stopped", f"the instance was stopped: {reason}"))
+        was_starting = await session.waking.given_up()
         instance = session.instance
         if instance is None or instance.has_exited:
-            return False
-        session.interrupt(Reason("instance_stopped", f"the instance was stopped: {reason}"))
+            return was_starting
+        session.turns.interrupt_open(Reason("instance_stopped", f"the instance was stopped: {reason}"))
+        instance.told_to_stop(reason)
         grace = self.around.config.stop_grace_seconds
+        await self._turn_over(session, instance, min(grace, _INTERRUPT_SECONDS))
         await instance.end(StopGraces(end_of_input=min(grace, 2.0), term=grace), reason)
         await session.log.settled()
         return instance.has_exited
 
+    @staticmethod
+    async def _turn_over(session: Session, instance: Instance, seconds: float) -> None:
+        """First rung of the ladder: the interrupted turn's own end, so that its transcript is whole."""
+        deadline = asyncio.get_running_loop().time() + seconds
+        while session.turns.open_turn is not None and not instance.has_exited:
+            if asyncio.get_running_loop().time() >= deadline:
+                return
+            await asyncio.sleep(0.01)
+
     async def drain(self, timeout_seconds: float) -> None:
-        """Let open turns end by themselves until the deadline; queued ones are kept for later."""
+        """Let open turns end by themselves until the deadline; queued ones are kept for the next server."""
+        self.around.is_stopping = True
         deadline = asyncio.get_running_loop().time() + timeout_seconds
         while asyncio.get_running_loop().time() < deadline:
             if not any(session.turns.open_turn is not None for session in self.sessions.values()):

@@ -11,7 +11,7 @@ import logging
 import uuid
 from typing import TYPE_CHECKING
 
-from pool.errors import InstanceGone, PoolError, Refused
+from pool.errors import Conflict, InstanceGone, KeeperUnavailable, LaunchFailed, PoolError, Refused
 from pool.launch.base import LaunchSpec, StopGraces
 from pool.lifecycle.instance import InstanceEvent
 from pool.lifecycle.session import SessionEvent
@@ -36,6 +36,7 @@ class Waking:
         self._session = session
         self._task: asyncio.Task[Instance] | None = None
         self._may_wait = True
+        self._was_told_to_stop = False
 
     @property
     def is_under_way(self) -> bool:
@@ -45,11 +46,32 @@ class Waking:
     # --- launch --------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Start the one launch task; the session is ``waking``."""
+        """Start the one launch task; the session is ``waking``.
+
+        One that is still under way (the session was archived and restored
+        meanwhile) goes on; if it is being given up, its end begins the next.
+        """
         session = self._session
-        assert self._task is None
-        self._task = session.around.tasks.spawn(self._run(), f"wake:{session.key}")
-        self._task.add_done_callback(_read_failure)
+        if self._task is None:
+            self._was_told_to_stop = False
+            self._task = session.around.tasks.spawn(self._run(), f"wake:{session.key}")
+            self._task.add_done_callback(_read_failure)
+
+    def give_up(self) -> None:
+        """Nobody wants the instance that is being started any more."""
+        if self._task is not None:
+            self._was_told_to_stop = True
+            # Not at once: a task that is cancelled before its first step could clean up nothing.
+            asyncio.get_running_loop().call_soon(self._task.cancel)
+
+    async def given_up(self) -> bool:
+        """As ``give_up``; returns when nothing of the launch is left, False if there was none."""
+        task = self._task
+        if task is None:
+            return False
+        self.give_up()
+        await asyncio.wait({task})
+        return True
 
     async def instance(self, *, may_wait: bool) -> Instance:
         """The live instance, started if need be.
@@ -59,6 +81,9 @@ class Waking:
         """
         session = self._session
         while True:
+            if self._task is not None and session.state is SessionState.ARCHIVED:
+                await asyncio.wait({self._task})
+                continue
             if self._task is not None:
                 return await asyncio.shield(self._task)
             instance = session.instance
@@ -75,45 +100,67 @@ class Waking:
                 raise InstanceGone(f"session {session.key} lost its instance")
             if instance.state in (InstanceState.READY, InstanceState.BUSY):
                 return instance
-            await instance.ended.wait()
+            await self._gone(instance)
 
     async def _run(self) -> Instance:
         session = self._session
         may_wait, self._may_wait = self._may_wait, True
         try:
-            await session.around.slots.acquire(session.key, may_wait=may_wait)
-        except Refused as error:
-            self._task = None
-            session.feed(SessionEvent.WAKE_REFUSED, Reason(error.code, error.message))
-            session.log.flush()
-            raise
-        try:
+            await self._take_slot(may_wait)
             async with session.around.spawn_gate:
                 instance = await self._launch()
-        except BaseException as error:
+        except _NoSlot as refusal:
             self._task = None
-            self._launch_failed(error)
-            raise
+            session.feed(SessionEvent.WAKE_REFUSED, Reason(refusal.error.code, refusal.error.message))
+            session.log.flush()
+            raise refusal.error from None
+        except (Exception, asyncio.CancelledError) as error:
+            self._task = None
+            failure = _typed(error)
+            self._launch_failed(failure)
+            raise failure from error
         self._task = None
         self._ready()
         return instance
 
+    async def _take_slot(self, may_wait: bool) -> None:
+        session = self._session
+        try:
+            if session.instance is not None:
+                await self._gone(session.instance)
+            await session.around.slots.acquire(session.key, may_wait=may_wait)
+        except Refused as error:
+            raise _NoSlot(error) from error
+
+    @staticmethod
+    async def _gone(instance: Instance) -> None:
+        """Wait for the end of an instance that is being stopped: a session never has two."""
+        while not instance.has_exited:
+            if instance.state is InstanceState.STUCK:
+                raise Conflict("the session's last process cannot be ended; an operator must look after it")
+            await instance.resolved.wait()
+
     def _ready(self) -> None:
         session = self._session
+        session.idleness.touch()
         session.feed(SessionEvent.INSTANCE_READY)
-        session.idleness.watch()
         session.log.flush()
 
-    def _launch_failed(self, error: BaseException) -> None:
+    def _launch_failed(self, error: PoolError) -> None:
         session = self._session
-        message = error.message if isinstance(error, PoolError) else "the launch was cancelled"
-        details = error.details if isinstance(error, PoolError) else {}
-        code = error.code if isinstance(error, PoolError) else "launch_failed"
-        reason = Reason(code, message, details.get("exit_code"), details.get("signal"))
-        session.instance = None
-        session.around.slots.release(session.key)
-        session.fail_queued(reason)
-        session.feed(SessionEvent.INSTANCE_ENDED, reason)
+        reason = Reason(
+            error.code, error.message, error.details.get("exit_code"), error.details.get("signal")
+        )
+        event = SessionEvent.INSTANCE_ENDED
+        if session.instance is None:
+            session.around.slots.release(session.key)
+        elif session.instance.state is InstanceState.STUCK:
+            event = SessionEvent.INSTANCE_STUCK
+        if isinstance(error, KeeperUnavailable):
+            event = SessionEvent.INSTANCE_CRASHED  # nobody saw the queued turns: they outlive the keeper
+        elif not self._was_told_to_stop and not session.around.is_stopping:
+            session.fail_queued(reason)
+        session.feed(event, reason)
         session.log.flush()
 
     async def _launch(self) -> Instance:
@@ -122,24 +169,40 @@ class Waking:
         paths = await asyncio.to_thread(
             around.workspaces.ensure, session.key.user_id, session.record.template
         )
+        await self._keeper()
         instance = self._new_instance()
-        spec = self._spec(instance, paths)
-        await session.log.settled()  # the intent is stored: a restart finds the child by its marker
-        session.log.begin_instance(instance.id, instance.ordinal)
-        session.replay.spools[instance.ordinal] = instance.id
-        deadline = asyncio.get_running_loop().time() + around.config.start_timeout_seconds
         try:
-            instance.handle = await around.launcher.start(spec, instance)
-            self._note_identity(instance)
-            left = deadline - asyncio.get_running_loop().time()
-            await instance.handshake(max(left, 0.1))
+            await self._start(instance, self._spec(instance, paths))
         except BaseException:
+            self._was_told_to_stop |= instance.stop_reason is not None
             await asyncio.shield(self._abandon(instance))
             raise
         instance.machine.feed(InstanceEvent.HANDSHAKE_DONE)
         if session.turns.by_cli is not None:
             instance.machine.feed(InstanceEvent.TURN_STARTED)
         return instance
+
+    async def _keeper(self) -> None:
+        around = self._session.around
+        try:
+            async with asyncio.timeout(around.config.start_timeout_seconds):
+                await around.keeper_is_back.wait()
+        except TimeoutError:
+            raise KeeperUnavailable("there is no keeper to start an instance") from None
+
+    async def _start(self, instance: Instance, spec: LaunchSpec) -> None:
+        session = self._session
+        around = session.around
+        await session.log.settled()  # the intent is stored: a restart finds the child by its marker
+        session.log.begin_instance(instance.id, instance.ordinal)
+        session.replay.spools[instance.ordinal] = instance.id
+        deadline = asyncio.get_running_loop().time() + around.config.start_timeout_seconds
+        instance.handle = await around.launcher.start(spec, instance)
+        self._note_identity(instance)
+        left = deadline - asyncio.get_running_loop().time()
+        await instance.handshake(max(left, 0.1))
+        if instance.stop_reason is not None:
+            raise LaunchFailed("the instance was stopped while it started", details={"step": "stopped"})
 
     def _new_instance(self) -> Instance:
         session = self._session
@@ -154,6 +217,7 @@ class Waking:
             max_line_bytes=around.config.max_line_bytes,
             started_at=now,
         )
+        instance.on_stuck = session.instance_stuck
         session.instance = instance
         session.log.change(
             PutInstance(
@@ -218,6 +282,24 @@ class Waking:
         await instance.end(StopGraces(end_of_input=0, term=1), "the launch failed")
         if not instance.has_exited and instance.handle is None:
             instance.exited(ExitStatus(), "")
+
+
+class _NoSlot(Exception):
+    """Admission has refused; ``error`` says why."""
+
+    def __init__(self, error: Refused) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+def _typed(error: BaseException) -> PoolError:
+    if isinstance(error, PoolError):
+        return error
+    if isinstance(error, asyncio.CancelledError):
+        return LaunchFailed("the launch was given up", details={"step": "given_up"})
+    return LaunchFailed(
+        f"the instance could not be started: {type(error).__name__}", details={"step": "prepare"}
+    )
 
 
 def _read_failure(task: asyncio.Task[Instance]) -> None:
