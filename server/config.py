@@ -26,8 +26,8 @@ from pydantic import (
     model_validator,
 )
 
+from pool import check_name
 from pool.errors import InvalidName
-from pool.names import check_name
 
 
 def _json_text(value: object) -> object:

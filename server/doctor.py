@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from pool import ClaudeInstancePool, open_accounts
-from pool.config import PoolConfig
+from pool import ClaudeInstancePool, PoolConfig, open_accounts
 from pool.errors import PoolError
 from server.config import ServerConfig
 from server.rules import check_platform

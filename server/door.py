@@ -9,18 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from pool.model import Accepted, InstanceInfo, PermissionInfo, SessionInfo
-
-
-class Viewer(Protocol):
-    """Whoever shows a session's frames."""
-
-    def deliver(self, frames: Sequence[bytes]) -> None:
-        """Take whole wire frames (UTF-8 JSON), in order. Must not block or raise."""
-
-    @property
-    def backlog_bytes(self) -> int:
-        """Bytes taken but not yet handed to the kernel."""
+from pool import Accepted, InstanceInfo, PermissionInfo, SessionInfo, Viewer
 
 
 class Subscription(Protocol):

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from pool.model import InstanceInfo, PermissionInfo, SessionInfo, TurnInfo
+from pool import InstanceInfo, PermissionInfo, SessionInfo, TurnInfo
 
 
 def session_object(info: SessionInfo) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from pool.config import PoolConfig, Quota, QuotaBook
+from pool import PoolConfig, Quota, QuotaBook
 from server.config import QuotaKeys, Quotas, ServerConfig
 from server.settings import secret_text
 

@@ -40,10 +40,11 @@ def isolation_check(config: ServerConfig, isolation: tuple[str, str, Sequence[st
     """The isolation check of ``/health``. Raises ``ConfigError`` when it is too weak to serve there."""
     mode, network, remedies = isolation
     detail = f"mode {mode}, network {network}"
+    in_force = {"mode": mode, "network": network}
     if not config.multi_user:
-        return {"ok": True, "detail": f"{detail}; one user"}
+        return {"ok": True, "detail": f"{detail}; one user", **in_force}
     if mode == "bwrap" and network != "open":
-        return {"ok": True, "detail": detail}
+        return {"ok": True, "detail": detail, **in_force}
     remedy = "; ".join(remedies) or "see docs/configuration.md, isolation"
     by_name = config.isolation.mode != "auto" and config.isolation.network != "auto"
     if not is_loopback(config.server.host) and not by_name:
@@ -51,4 +52,5 @@ def isolation_check(config: ServerConfig, isolation: tuple[str, str, Sequence[st
             f"refusing to serve several users on {config.server.host} with isolation {detail}: {remedy}; "
             "or choose isolation.mode and isolation.network by name"
         )
-    return {"ok": False, "detail": f"{detail}: users are not kept apart from each other; {remedy}"}
+    detail += f": users are not kept apart from each other; {remedy}"
+    return {"ok": False, "detail": detail, **in_force}

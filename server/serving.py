@@ -39,6 +39,7 @@ from server.settings import ConfigError
 _log = logging.getLogger(__name__)
 
 _CLOSE_SECONDS = 3.0
+_KEEPALIVE_SECONDS = 75.0
 _POLL_SECONDS = 0.1
 _CHECK_SECONDS = 120.0
 
@@ -128,7 +129,10 @@ class Server:
         passwords = await stack.enter_async_context(Passwords())
         services = build_services(config, pool, self._given.data_dir, passwords, notes=notes)
         runner = web.AppRunner(
-            build_app(services), access_log_class=AccessLog, shutdown_timeout=_CLOSE_SECONDS
+            build_app(services),
+            access_log_class=AccessLog,
+            shutdown_timeout=_CLOSE_SECONDS,
+            keepalive_timeout=_KEEPALIVE_SECONDS,
         )
         await runner.setup()
         stack.push_async_callback(runner.cleanup)

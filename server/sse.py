@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 import msgspec
@@ -14,6 +15,7 @@ from server.routes import Answer, Route, Schema, query_of
 from server.services import services_of
 
 HEARTBEAT_SECONDS = 15.0
+_CUT_SECONDS = 1.0
 
 
 class EventsQuery(Schema):
@@ -46,6 +48,7 @@ class EventStream:
         self._request = request
         self.outbox = Outbox(self._in_flight)
         self.end_code: int | None = None
+        self._cut: asyncio.TimerHandle | None = None
 
     @property
     def backlog_bytes(self) -> int:
@@ -57,15 +60,27 @@ class EventStream:
         self.outbox.put([as_event(frame) for frame in frames])
 
     def end(self, code: int, _reason: str) -> None:
-        """End the response soon."""
-        self.end_code = code
-        self.outbox.ring()
+        """End the response soon, at the latest by cutting the connection of a client that does not read."""
+        if self.end_code is None:
+            self.end_code = code
+            self.outbox.ring()
+            self._cut = asyncio.get_running_loop().call_later(_CUT_SECONDS, self._abort)
+
+    def close(self) -> None:
+        """The response is over."""
+        if self._cut is not None:
+            self._cut.cancel()
 
     @property
     def is_over(self) -> bool:
         """Ended by us, or left by the client."""
         transport = self._request.transport
         return self.end_code is not None or transport is None or transport.is_closing()
+
+    def _abort(self) -> None:
+        transport = self._request.transport
+        if transport is not None:
+            transport.abort()
 
     def _in_flight(self) -> int:
         transport = self._request.transport
@@ -105,6 +120,7 @@ async def stream_events(request: web.Request) -> web.StreamResponse:
         finally:
             subscription.close()
     finally:
+        stream.close()
         services.live.discard(connection)
     return response
 

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Iterable
 
 from aiohttp import web
 
+from pool import check_name
 from pool.errors import InvalidName
-from pool.names import check_name
 from server.auth.identity import IDENTITY, Identity
 from server.auth.origin import OriginRules
 from server.auth.sign_in import SignIn

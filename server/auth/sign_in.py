@@ -73,17 +73,18 @@ class SignIn:
             raise Unauthorized("the user name or the password is wrong")
         self._throttle.succeeded(username, address)
         if self._passwords.needs_rehash(usable.password_hash):
-            await self._accounts.set_password(username, await self._passwords.hash(password))
+            await self._accounts.set_password(username, await self._passwords.rehash(password))
         return await self.issue(usable, kind="session")
 
     async def redeem(self, code: str, address: str) -> Issued:
         """A browser's credential for a one-time link's code. Raises ``Unauthorized``, ``RateLimited``."""
-        self._throttle.attempt("one-time link", address)
+        # A code cannot be guessed; only who tries many is slowed, never everybody.
+        self._throttle.attempt(f"one-time link from {address}", address)
         user_id = await self._accounts.redeem_link(link_hash(code))
         account = await self._accounts.get_user(user_id) if user_id else None
         if account is None or not self._is_let_in(account):
             raise Unauthorized("this link was used before or has expired; ask for a new one")
-        self._throttle.succeeded("one-time link", address)
+        self._throttle.succeeded(f"one-time link from {address}", address)
         return await self.issue(account, kind="session")
 
     async def make_link(self, user_id: str, ttl_seconds: float = LINK_SECONDS) -> str:

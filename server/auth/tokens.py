@@ -17,8 +17,8 @@ from typing import Any
 
 import jwt
 
+from pool import check_name
 from pool.errors import InvalidName
-from pool.names import check_name
 from server.config import Jwt
 from server.errors import Unauthorized
 from server.settings import secret_text

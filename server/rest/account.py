@@ -7,7 +7,7 @@ from typing import Any
 
 from aiohttp import web
 
-from pool.model import InstanceInfo
+from pool import InstanceInfo
 from server.auth.identity import Identity, identity_of
 from server.objects import instance_object
 from server.pool_settings import quota_book

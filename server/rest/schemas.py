@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field
 
-from pool.names import check_name
+from pool import check_name
 from server.routes import Schema
 
 Limit = Annotated[int, Field(ge=1, le=500)]

@@ -7,7 +7,7 @@ from typing import assert_never
 
 import msgspec
 
-from pool.model import Accepted
+from pool import Accepted
 from server.auth.identity import Identity
 from server.door import Pool, Subscription
 from server.outbox import Outbox

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from pool import check_name
 from pool.errors import PoolError
-from pool.names import check_name
 from server.errors import describe
 
 MAX_BAD_IN_A_ROW = 10

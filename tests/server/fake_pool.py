@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pool import Viewer
 from pool.errors import AlreadyResolved, BadRequest, Draining, Forbidden, KeyReused, NotFound
 from pool.model import (
     Accepted,
@@ -35,7 +36,6 @@ from pool.model import (
 from pool.names import check_name
 from pool.store.accounts import Accounts
 from pool.store.database import Database
-from server.door import Viewer
 
 
 @dataclass

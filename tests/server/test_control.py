@@ -101,9 +101,9 @@ async def test_users_tokens_and_instances_by_command(site: Site, short_dir: Path
         async with client.get("api/v1/me") as response:
             assert response.status == 401
         await ask(short_dir, "drain")
-        assert site.pool.is_draining
+        assert site.pool.unready_reasons() == ["draining"]
         await ask(short_dir, "resume")
-        assert not site.pool.is_draining
+        assert site.pool.unready_reasons() == []
         await ask(short_dir, "user_delete", name="alice", keep_workspace=True)
         for op, arguments, code in (
             ("user_delete", {"name": "alice"}, "not_found"),

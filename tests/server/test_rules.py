@@ -16,7 +16,7 @@ from server.model_keys import MOVED, move_keys
 from server.rules import check_platform, check_single_user, isolation_check
 from server.settings import ConfigError, load_config
 
-STRONG = ("bwrap", "gateway_only", [])
+STRONG: tuple[str, str, list[str]] = ("bwrap", "gateway_only", [])
 WEAK = ("none", "open", ["install bubblewrap"])
 
 

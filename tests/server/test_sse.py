@@ -105,6 +105,19 @@ async def test_revoking_the_token_ends_the_stream(site: Site) -> None:
         assert await asyncio.wait_for(response.content.read(), 10) in (b"", b"\n")
 
 
+async def test_revoking_cuts_a_client_that_does_not_read(site: Site) -> None:
+    await site.pool.create_session("alice", "s")
+    session = site.pool.session("alice", "s")
+    alice = await site.client("alice")
+    async with alice.get("api/v1/sessions/s/events"):
+        await eventually(lambda: bool(session.followers))
+        for number in range(2000):
+            session.publish({"type": "event", "event": {"number": number, "text": "x" * 10_000}})
+        await asyncio.sleep(0.1)
+        await site.services.users.set_disabled("alice", True)
+        await eventually(lambda: not session.followers, 5)
+
+
 async def test_shutting_down_ends_the_stream(short_dir: Path) -> None:
     async with running(short_dir) as site:
         await site.pool.create_session("alice", "s")
