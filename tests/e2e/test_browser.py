@@ -97,8 +97,10 @@ def test_two_people_chat_at_once_and_write_into_their_own_workspaces(
     page.get_by_test_id("sign-in-redeem").click()
     admin = Chat(page).ready()
     done = subprocess.run(
-        [sys.executable, "-m", "server", "user", "add", "bob", "--password-stdin"]
-        + ["--data", str(newcomer.data)],
+        [
+            *(sys.executable, "-m", "server", "user", "add", "bob"),
+            *("--password-stdin", "--data", str(newcomer.data)),
+        ],
         input="correct horse battery",
         text=True,
         capture_output=True,
