@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 from collections.abc import Coroutine
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from server.gateway.configuration import LiveConfiguration
 from server.gateway.control import Listen, orders
 from server.gateway.journal import close_journal, open_journal
 from server.gateway.listeners import Listeners
+from server.gateway.metering import Metering
 from server.gateway.upstream import new_client
 
 _log = logging.getLogger("server.gateway")
@@ -62,14 +64,15 @@ async def _serve(data_dir: Path, channel: socket.socket, drain_seconds: float) -
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
-    async with new_client() as client:
-        listeners = Listeners(Calls(LiveConfiguration(data_dir), client).answer)
-        _log.info("started", extra={"fields": {"pid": os.getpid()}})
-        await _first_of(_follow(channel, listeners), stopping.wait())
-        stopping.set()
-        _log.info("draining", extra={"fields": {"seconds": drain_seconds}})
-        await _first_of(listeners.drain(drain_seconds), hurried.wait())
-        _log.info("stopped")
+    with closing(Metering(data_dir)) as metering:
+        async with new_client() as client:
+            listeners = Listeners(Calls(LiveConfiguration(data_dir), client, metering).answer)
+            _log.info("started", extra={"fields": {"pid": os.getpid()}})
+            await _first_of(_follow(channel, listeners), stopping.wait())
+            stopping.set()
+            _log.info("draining", extra={"fields": {"seconds": drain_seconds}})
+            await _first_of(listeners.drain(drain_seconds), hurried.wait())
+            _log.info("stopped")
 
 
 async def _follow(channel: socket.socket, listeners: Listeners) -> None:

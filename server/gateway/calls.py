@@ -12,11 +12,13 @@ import aiohttp
 from aiohttp import web
 
 from server.gateway.body import RequestBody
+from server.gateway.choosing import Choice, choose
 from server.gateway.configuration import LiveConfiguration
 from server.gateway.demo.api import answer_as_demo
-from server.gateway.errors import error_answer
-from server.gateway.settings import DEMO_PROVIDER, GatewayConfigError, GatewaySettings, Provider
-from server.gateway.upstream import UpstreamUnreachable, pass_through
+from server.gateway.errors import budget_answer, error_answer, trouble_answer
+from server.gateway.metering import Call, Metering
+from server.gateway.settings import DEMO_PROVIDER, GatewayConfigError
+from server.gateway.upstream import Upstreams, UpstreamTrouble
 
 _log = logging.getLogger(__name__)
 
@@ -25,6 +27,9 @@ _OF_THE_CHECK = "conformance"
 
 # What an instance may do with our credential: these calls and no others.
 _ALLOWED = re.compile(r"POST /v1/messages(/count_tokens)?|GET /v1/models(/[\w.:@-]+)?", re.ASCII)
+
+# Only these cost anything.
+_METERED = "/v1/messages"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +41,14 @@ class Caller:
 
 
 class Calls:
-    """Answers the calls of all instances from the provider in force."""
+    """Answers the calls of all instances from the provider in force, within the users' limits."""
 
-    def __init__(self, configuration: LiveConfiguration, client: aiohttp.ClientSession) -> None:
+    def __init__(
+        self, configuration: LiveConfiguration, client: aiohttp.ClientSession, metering: Metering
+    ) -> None:
         self._configuration = configuration
-        self._client = client
+        self._upstreams = Upstreams(client, metering.monotonic)
+        self._metering = metering
 
     async def answer(self, caller: Caller, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request and log one line about it."""
@@ -71,23 +79,37 @@ class Calls:
         if caller.labels.get("purpose") == _OF_THE_CHECK:
             # it asks what the CLI does, not what a model says: no key, no cost, whatever is configured
             outcome["provider"] = DEMO_PROVIDER
-            return await answer_as_demo(request, RequestBody(request))
+            return await answer_as_demo(request, RequestBody(request), None)
+        user = caller.labels.get("user", "")
         try:
-            settings = self._configuration.current()
+            settings, limits = self._configuration.current(), self._metering.limits_of(user)
         except GatewayConfigError as error:
             message = f"The model gateway cannot use its configuration: {error}"
             return error_answer(500, "api_error", message, retry=False)
+        reached = self._metering.reached(user, limits) if request.path == _METERED else None
+        if reached is not None:
+            outcome["refused"] = reached.name
+            return budget_answer(user, reached)
         body = RequestBody(request)
-        outcome["provider"], provider = await _chosen(settings, body)
-        if provider.kind == "demo":
-            return await answer_as_demo(request, body)
+        choice = await choose(settings, limits, body, checks_model=request.method == "POST")
+        if isinstance(choice, web.Response):
+            outcome["refused"] = "model"
+            return choice
+        outcome["provider"] = choice.name
+        return await self._pass_on(caller, request, body, choice)
+
+    async def _pass_on(
+        self, caller: Caller, request: web.BaseRequest, body: RequestBody, choice: Choice
+    ) -> web.StreamResponse:
+        call = None
+        if request.path == _METERED:
+            call = Call(self._metering, caller, choice.name, choice.provider, choice.model)
         try:
-            return await pass_through(request, body, provider, self._client)
-        except UpstreamUnreachable as error:
-            message = f"The model gateway cannot reach the provider {outcome['provider']} ({error})."
-            return error_answer(502, "api_error", message)
-
-
-async def _chosen(settings: GatewaySettings, body: RequestBody) -> tuple[str, Provider]:
-    """With one provider there is no choice, and the body is not looked into."""
-    return settings.choose(await body.model() if len(settings.providers) > 1 else None)
+            if choice.provider.kind == "demo":
+                return await answer_as_demo(request, body, call)
+            return await self._upstreams.pass_through(request, body, choice.name, choice.provider, call)
+        except UpstreamTrouble as trouble:
+            return trouble_answer(trouble)
+        finally:
+            if call is not None:
+                call.close()

@@ -1,47 +1,49 @@
-"""The configuration in force: read again whenever its file has changed."""
+"""The configuration in force: a file is read again whenever it has changed."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
+from typing import Generic, TypeVar
 
+from server.gateway.budgets import BudgetBook, budgets_path, read_budgets
 from server.gateway.settings import GatewayConfigError, GatewaySettings, config_path, read_gateway_config
 
 _log = logging.getLogger(__name__)
 
+_T = TypeVar("_T")
 _Stamp = tuple[int, int, int, int, int] | None
 _UNREAD: _Stamp = (0, 0, 0, 0, 0)
 
 
-class LiveConfiguration:
-    """Gives the settings to each call; costs one ``stat`` while nothing changes."""
+class LiveFile(Generic[_T]):
+    """Gives what is in a file to each call; costs one ``stat`` while nothing changes."""
 
-    def __init__(self, data_dir: Path) -> None:
-        self._data_dir = data_dir
-        self._path = config_path(data_dir)
+    def __init__(self, path: Path, load: Callable[[], _T]) -> None:
+        self._path = path
+        self._load_file = load
         self._stamp = _UNREAD
-        self._settings: GatewaySettings | None = None
+        self._value: _T | None = None
         self._error = ""
 
-    def current(self) -> GatewaySettings:
-        """The settings of this moment. Raises ``GatewayConfigError`` while the file cannot be used."""
+    def current(self) -> _T:
+        """What holds at this moment. Raises ``GatewayConfigError`` while the file cannot be used."""
         stamp = self._stat()
         if stamp != self._stamp:
             self._stamp = stamp
             self._load()
-        if self._settings is None:
+        if self._value is None:
             raise GatewayConfigError(self._error)
-        return self._settings
+        return self._value
 
     def _load(self) -> None:
         try:
-            self._settings = read_gateway_config(self._data_dir)
+            self._value = self._load_file()
         except GatewayConfigError as error:
-            self._settings, self._error = None, str(error)
-            _log.error("configuration refused", extra={"fields": {"reason": self._error}})
-            return
-        name, provider = self._settings.default()
-        _log.info("configuration read", extra={"fields": {"provider": name, "kind": provider.kind}})
+            self._value, self._error = None, str(error)
+            fields = {"file": self._path.name, "reason": self._error}
+            _log.error("configuration refused", extra={"fields": fields})
 
     def _stat(self) -> _Stamp:
         try:
@@ -50,3 +52,24 @@ class LiveConfiguration:
             return None
         # ctime too: a chmod or chown alone decides whether the file is accepted.
         return status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_mode, status.st_uid
+
+
+class LiveConfiguration(LiveFile[GatewaySettings]):
+    """The providers."""
+
+    def __init__(self, data_dir: Path) -> None:
+        super().__init__(config_path(data_dir), lambda: _read_providers(data_dir))
+
+
+class LiveBudgets(LiveFile[BudgetBook]):
+    """The users' limits."""
+
+    def __init__(self, data_dir: Path) -> None:
+        super().__init__(budgets_path(data_dir), lambda: read_budgets(data_dir))
+
+
+def _read_providers(data_dir: Path) -> GatewaySettings:
+    settings = read_gateway_config(data_dir)
+    name, provider = settings.default()
+    _log.info("configuration read", extra={"fields": {"provider": name, "kind": provider.kind}})
+    return settings

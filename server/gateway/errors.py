@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
+
+if TYPE_CHECKING:
+    from server.gateway.budgets import Use
+    from server.gateway.upstream import UpstreamTrouble
 
 
 def error_body(kind: str, message: str) -> dict[str, Any]:
@@ -16,3 +21,22 @@ def error_answer(status: int, kind: str, message: str, *, retry: bool | None = N
     """An error answer; ``retry`` tells the client whether to try again, None leaves it to the status."""
     headers = {} if retry is None else {"x-should-retry": str(retry).lower()}
     return web.json_response(error_body(kind, message), status=status, headers=headers)
+
+
+def budget_answer(user: str, use: Use) -> web.Response:
+    """The user has used up a limit: told at once and not retried, for hours may pass until it resets."""
+    message = f"The usage limit of {user or 'this session'} is reached: {use}. An administrator can raise it."
+    return error_answer(403, "permission_error", message, retry=False)
+
+
+def model_answer(message: str) -> web.Response:
+    """The model is not one that this user, or this provider, may be asked for."""
+    return error_answer(403, "permission_error", message, retry=False)
+
+
+def trouble_answer(trouble: UpstreamTrouble) -> web.Response:
+    """There is no answer of the provider; clients try again by their own rules."""
+    response = error_answer(trouble.status, trouble.kind, str(trouble))
+    if trouble.retry_after_seconds is not None:
+        response.headers["retry-after"] = str(math.ceil(trouble.retry_after_seconds))
+    return response

@@ -6,19 +6,30 @@ mode 0600 that belongs to the one who runs the gateway; any other is refused.
 
 from __future__ import annotations
 
-import json
-import os
-import stat
-import tempfile
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from server.gateway.prices import SORTS
+from server.gateway.private_file import PrivateFileError, read_private_json, write_private_json
 
 ANTHROPIC_URL = "https://api.anthropic.com"
 DEMO_PROVIDER = "demo"
+
+_MODEL_NAME = re.compile(r"[\w.:@/\[\]-]{1,200}", re.ASCII)
+_Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class GatewayConfigError(Exception):
@@ -31,7 +42,10 @@ class Provider(BaseModel):
     ``kind`` ``anthropic`` is Anthropic itself, ``gateway`` any server that
     speaks its Messages API, ``demo`` the built-in model. ``models`` are the
     names that choose this provider when there are several; ``prices`` maps a
-    model's name to US dollars per million tokens of each sort.
+    model's name (``*``: any other) to US dollars per million tokens of each
+    sort. ``allowed_models`` are names or patterns (``claude-haiku-*``) that may
+    be asked for, none: all; ``aliases`` are names that stand for another one.
+    At most ``max_connections`` calls are open at once, others wait.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
@@ -41,8 +55,25 @@ class Provider(BaseModel):
     api_key: SecretStr | None = None
     auth_token: SecretStr | None = None
     models: tuple[str, ...] = ()
-    prices: dict[str, dict[str, float]] = Field(default_factory=dict)
+    prices: dict[str, dict[str, _Price]] = Field(default_factory=dict)
     default: bool = False
+    allowed_models: tuple[str, ...] = ()
+    aliases: dict[str, str] = Field(default_factory=dict)
+    max_connections: Annotated[int, Field(ge=1)] = 256
+
+    @field_validator("prices")
+    @classmethod
+    def _sorts_are_known(cls, value: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+        if any(sort not in SORTS for price in value.values() for sort in price):
+            raise ValueError(f"a price is of one of {', '.join(SORTS)}")
+        return value
+
+    @field_validator("aliases")
+    @classmethod
+    def _names_fit(cls, value: dict[str, str]) -> dict[str, str]:
+        if not all(_MODEL_NAME.fullmatch(name) for pair in value.items() for name in pair):
+            raise ValueError("an alias and what it stands for are model names")
+        return value
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -93,9 +124,9 @@ class GatewaySettings(BaseModel):
         return next(iter(self.providers.items()), (DEMO_PROVIDER, Provider(kind="demo")))
 
     def choose(self, model: str | None) -> tuple[str, Provider]:
-        """The provider that names ``model`` among its models, else the default one."""
+        """The provider that names ``model`` among its models or aliases, else the default one."""
         for name, provider in self.providers.items():
-            if model is not None and model in provider.models:
+            if model is not None and (model in provider.models or model in provider.aliases):
                 return name, provider
         return self.default()
 
@@ -114,42 +145,18 @@ def write_gateway_config(data_dir: Path, providers: Mapping[str, Provider | Mapp
     """
     settings = _validated({"providers": {name: _plain(provider) for name, provider in providers.items()}})
     plain = {"providers": {name: _plain(provider) for name, provider in settings.providers.items()}}
-    path = config_path(data_dir)
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=".config-", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            os.fchmod(file.fileno(), 0o600)
-            json.dump(plain, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).rename(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_private_json(config_path(data_dir), plain)
 
 
 def read_gateway_config(data_dir: Path) -> GatewaySettings:
     """Read the configuration; a missing file is the demo model. Raises ``GatewayConfigError``."""
     path = config_path(data_dir)
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except FileNotFoundError:
+        raw = read_private_json(path)
+    except PrivateFileError as error:
+        raise GatewayConfigError(str(error)) from error
+    if raw is None:
         return GatewaySettings()
-    except OSError as error:
-        raise GatewayConfigError(f"{path} cannot be opened ({error.strerror}).") from error
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
-        if status.st_uid != os.geteuid():
-            raise GatewayConfigError(f"{path} belongs to uid {status.st_uid}: chown it to {os.geteuid()}.")
-        if not stat.S_ISREG(status.st_mode) or status.st_mode & 0o077:
-            raise GatewayConfigError(
-                f"{path} can be read by others: chmod it to 600 and change the keys in it."
-            )
-        try:
-            raw = json.loads(file.read())
-        except ValueError as error:
-            raise GatewayConfigError(f"{path} is not JSON: write the configuration again.") from error
     try:
         return _validated(raw)
     except GatewayConfigError as error:

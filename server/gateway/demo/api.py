@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from aiohttp import web
 
 from server.gateway.body import RequestBody
-from server.gateway.demo.answer import Failure, Reply
+from server.gateway.demo.answer import Failure
 from server.gateway.demo.conversation import read_conversation
 from server.gateway.demo.planner import plan
 from server.gateway.demo.speech import MODEL_ID
 from server.gateway.demo.stream import events, message_body, tokens_in
 from server.gateway.errors import error_body
+from server.gateway.metering import Call
 
 MAX_BODY_BYTES = 128 * 1024 * 1024
 _PARSE_IN_THREAD_BYTES = 1024 * 1024
@@ -37,8 +38,10 @@ class _BadBody(Exception):
         self.answer = Failure(status, kind, message)
 
 
-async def answer_as_demo(request: web.BaseRequest, content: RequestBody) -> web.StreamResponse:
-    """Answer any call of the Messages API; errors are answers, never raised."""
+async def answer_as_demo(
+    request: web.BaseRequest, content: RequestBody, call: Call | None
+) -> web.StreamResponse:
+    """Answer any call of the Messages API; errors are answers, never raised. ``call`` meters it."""
     request_id = f"req_demo_{uuid.uuid4().hex}"
     if request.path == "/v1/models" and request.method == "GET":
         listing = {"data": [_MODEL], "has_more": False, "first_id": MODEL_ID, "last_id": MODEL_ID}
@@ -58,8 +61,12 @@ async def answer_as_demo(request: web.BaseRequest, content: RequestBody) -> web.
         return _json(answer.status, error_body(answer.kind, answer.message), request_id, answer.retry_after)
     message_id = f"msg_demo_{uuid.uuid4().hex[:20]}"
     if body.get("stream") is not True:
-        return _json(200, message_body(answer, message_id, tokens_in(size)), request_id)
-    return await _stream(request, answer, message_id, tokens_in(size), request_id)
+        response = _json(200, message_body(answer, message_id, tokens_in(size)), request_id)
+        if call is not None and isinstance(response.body, bytes):
+            call.begin(200, response.headers)
+            call.feed(response.body)
+        return response
+    return await _stream(request, events(answer, message_id, tokens_in(size)), request_id, call)
 
 
 async def _read(content: RequestBody) -> tuple[Mapping[str, Any], int]:
@@ -82,14 +89,20 @@ async def _read(content: RequestBody) -> tuple[Mapping[str, Any], int]:
 
 
 async def _stream(
-    request: web.BaseRequest, reply: Reply, message_id: str, input_tokens: int, request_id: str
+    request: web.BaseRequest, timed: Iterator[tuple[float, bytes]], request_id: str, call: Call | None
 ) -> web.StreamResponse:
     response = web.StreamResponse(headers={**_SSE, "request-id": request_id})
+    if call is not None:
+        call.begin(200, response.headers)
     await response.prepare(request)
-    for pause, event in events(reply, message_id, input_tokens):
+    for pause, event in timed:
         if pause:
             await asyncio.sleep(pause)
+        if call is not None:
+            call.feed(event)
         await response.write(event)
+    if call is not None:
+        call.close()
     await response.write_eof()
     return response
 

@@ -8,8 +8,9 @@ import shutil
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from server.gateway.calls import Caller, Calls
 from server.gateway.configuration import LiveConfiguration
 from server.gateway.journal import close_journal, open_journal
 from server.gateway.listeners import Listeners
+from server.gateway.metering import Metering
 from server.gateway.upstream import new_client
 
 KEY = "sk-ant-the-real-key-0123456789"
@@ -104,18 +106,36 @@ async def gateway_process(data_dir: Path, *arguments: str) -> AsyncIterator[Gate
 
 
 @asynccontextmanager
-async def gateway_here(data_dir: Path) -> AsyncIterator[aiohttp.ClientSession]:
-    """Run the gateway's parts on the test's loop; gives the client of one instance."""
+async def gateway_here(
+    data_dir: Path, *, wall: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic
+) -> AsyncIterator[aiohttp.ClientSession]:
+    """Run the gateway's parts on the test's loop; gives the client of one instance, of alice."""
+    async with gateway_for(data_dir, "alice", wall=wall, monotonic=monotonic) as (session,):
+        yield session
+
+
+@asynccontextmanager
+async def gateway_for(
+    data_dir: Path,
+    *users: str,
+    wall: Callable[[], float] = time.time,
+    monotonic: Callable[[], float] = time.monotonic,
+) -> AsyncIterator[tuple[aiohttp.ClientSession, ...]]:
+    """The same with the clients of several users' instances, ``i1`` and on."""
     directory = short_directory()
     journal = open_journal(data_dir)
     try:
-        async with new_client() as upstream_client:
-            listeners = Listeners(Calls(LiveConfiguration(data_dir), upstream_client).answer)
-            caller = Caller("i1", {"user": "alice", "session": "default"})
-            await listeners.listen(caller, listening_socket(directory / "s"))
-            async with caller_session(directory / "s") as session:
-                yield session
-            await listeners.drain(0.1)
+        async with AsyncExitStack() as stack:
+            metering = stack.enter_context(closing(Metering(data_dir, wall=wall, monotonic=monotonic)))
+            upstream_client = await stack.enter_async_context(new_client())
+            listeners = Listeners(Calls(LiveConfiguration(data_dir), upstream_client, metering).answer)
+            stack.push_async_callback(listeners.drain, 0.1)
+            sessions = []
+            for number, user in enumerate(users, 1):
+                caller = Caller(f"i{number}", {"user": user, "session": "default"})
+                await listeners.listen(caller, listening_socket(directory / str(number)))
+                sessions.append(await stack.enter_async_context(caller_session(directory / str(number))))
+            yield tuple(sessions)
     finally:
         close_journal(journal)
         shutil.rmtree(directory)

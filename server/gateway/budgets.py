@@ -1,0 +1,132 @@
+"""The users' limits on model calls: their file, and what they decide.
+
+``<data>/gateway/budgets.json`` is written by the server from its quotas
+whenever it starts; without the file there are no limits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from server.gateway.private_file import PrivateFileError, read_private_json, write_private_json
+from server.gateway.settings import GatewayConfigError
+from server.gateway.spending import Spent, next_day, next_month
+
+WARNING_SHARE = 0.8
+
+_Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Limits(BaseModel):
+    """The limits of one user; None: no limit. ``models`` are names or patterns, as ``claude-haiku-*``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tokens_per_day: Annotated[int, Field(ge=0)] | None = None
+    usd_per_day: _Amount | None = None
+    usd_per_month: _Amount | None = None
+    models: tuple[str, ...] | None = None
+
+
+class BudgetBook(BaseModel):
+    """Who has which limits: a user's own, else the default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    default: Limits = Limits()
+    users: dict[str, Limits] = Field(default_factory=dict)
+
+    def for_user(self, user: str) -> Limits:
+        """The limits in force for ``user``."""
+        return self.users.get(user, self.default)
+
+
+LIMITS = tuple(Limits.model_fields)
+"""The names of the limits, as the quotas of the server have them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """How far one limit is used; ``resets_at`` in seconds since 1970."""
+
+    name: str
+    limit: float
+    used: float
+    resets_at: float
+
+    @property
+    def is_reached(self) -> bool:
+        """Is nothing left?"""
+        return self.used >= self.limit
+
+    @property
+    def is_near(self) -> bool:
+        """Is four fifths of it used?"""
+        return self.used >= WARNING_SHARE * self.limit
+
+    def __str__(self) -> str:
+        until = datetime.fromtimestamp(self.resets_at, UTC).strftime("%Y-%m-%d %H:%M UTC")
+        return f"{self.name}: {_amount(self.used)} of {_amount(self.limit)} used, resets at {until}"
+
+
+def uses_of(limits: Limits, spent: Spent, now: float) -> list[Use]:
+    """Every limit that is set, with what is used of it at ``now``."""
+    rows: tuple[tuple[str, float | None, float, float], ...] = (
+        ("tokens_per_day", limits.tokens_per_day, spent.tokens_today, next_day(now)),
+        ("usd_per_day", limits.usd_per_day, spent.usd_today, next_day(now)),
+        ("usd_per_month", limits.usd_per_month, spent.usd_this_month, next_month(now)),
+    )
+    return [Use(name, limit, used, resets) for name, limit, used, resets in rows if limit is not None]
+
+
+def is_allowed(model: str, patterns: tuple[str, ...] | None) -> bool:
+    """Is ``model`` one of ``patterns``? None or nothing: all are."""
+    return not patterns or any(fnmatchcase(model, pattern) for pattern in patterns)
+
+
+def budgets_path(data_dir: Path) -> Path:
+    """Where the limits lie."""
+    return data_dir / "gateway" / "budgets.json"
+
+
+def write_budgets(data_dir: Path, default: Mapping[str, Any], users: Mapping[str, Mapping[str, Any]]) -> None:
+    """Replace the limits; a running gateway takes them up with its next call.
+
+    Each map has keys of ``LIMITS`` and may have others, which are left out.
+    Raises ``GatewayConfigError`` or ``OSError``.
+    """
+    book = {"default": _own_keys(default), "users": {name: _own_keys(keys) for name, keys in users.items()}}
+    write_private_json(budgets_path(data_dir), _validated(book).model_dump(mode="json", exclude_none=True))
+
+
+def read_budgets(data_dir: Path) -> BudgetBook:
+    """The limits; a missing file sets none. Raises ``GatewayConfigError``."""
+    path = budgets_path(data_dir)
+    try:
+        raw = read_private_json(path)
+    except PrivateFileError as error:
+        raise GatewayConfigError(str(error)) from error
+    return BudgetBook() if raw is None else _validated(raw)
+
+
+def _own_keys(keys: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: keys[name] for name in LIMITS if keys.get(name) is not None}
+
+
+def _validated(raw: object) -> BudgetBook:
+    try:
+        return BudgetBook.model_validate(raw)
+    except ValidationError as error:
+        wrong = (f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        raise GatewayConfigError("the limits of the users: " + "; ".join(wrong)) from None
+
+
+def _amount(value: float) -> str:
+    return f"{value:,.0f}" if value == int(value) else f"{value:,.4f}".rstrip("0")
