@@ -22,7 +22,7 @@ from pool.keeper.ladder import Graces
 from pool.keeper.log import Log
 from pool.keeper.loop import Loop
 from pool.keeper.reaper import Reaper
-from pool.keeper.spawn import SpawnError, spawn
+from pool.keeper.spawn import SpawnError, has_files_left, spawn
 from pool.keeper.spool import Spool
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", re.ASCII)
@@ -213,6 +213,8 @@ class Host:
 
     def _spawn(self, entry: Entry, request: dict[str, Any]) -> Instance:
         record = entry.record
+        if not has_files_left():
+            raise SpawnError("descriptors", "the keeper has no file descriptors left")
         self._journal.write(record)
         directory = self._spool_dir / record.instance
         shutil.rmtree(directory, ignore_errors=True)

@@ -199,9 +199,10 @@ class Instance:
             # a shim that exits well has reported; if not, nobody knows
             self.status = status_of(exit_code) if exit_code or not self._has_shim else Status()
         self._begin_end()
-        if not self._tree.is_gone():
-            self._ladder.climb(_KILL_NOW)
+        # what outlives its wrapper will not end by itself; a tree that is gone needs no kill
         self._sweep()
+        if not self._is_tree_gone:
+            self._ladder.climb(_KILL_NOW)
 
     # the end
 
@@ -242,19 +243,21 @@ class Instance:
         """Is the tree gone? If not, once it is to be killed, kill what is there now."""
         if self._is_tree_gone:
             return
+        if self.phase is Phase.ENDING or self._killing_since is not None:
+            # first, so that a look that fails is repeated
+            self._schedule_sweep()
         if self.phase is Phase.ENDING and self._tree.is_gone():
             self._tree_gone()
-            return
-        if self._killing_since is not None:
+        elif self._killing_since is not None:
             # a wrapper gets a second to tell how the CLI ended before it is killed too
             waited = self._loop.now() - self._killing_since
             self._tree.kill(with_wrapper=self._tree.cli is None or waited > _FALL_SECONDS)
-        if self.phase is Phase.ENDING or self._killing_since is not None:
-            self._schedule_sweep()
 
     def _tree_gone(self) -> None:
         self._is_tree_gone = True
         self._ladder.cancel()
+        if self._sweep_timer is not None:
+            self._sweep_timer.cancel()
         self._close_lifeline()
         self._stderr.close()
         if self._is_output_ended:

@@ -2,7 +2,8 @@
 
 A pid is only a number that the kernel uses again. Everything here that
 signals does it through a pidfd which was checked, after it was opened, to be
-of the process that was meant.
+of the process that was meant. Functions raise ``OSError`` when they cannot
+tell, which is not the same as that there is nothing.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ MARKER = "CLAUDE_POOL_INSTANCE"
 
 _MARKER_PREFIX = MARKER.encode() + b"="
 _DEAD_STATES = frozenset("ZXx")
+# gone, or hidden from us and so not ours; any other error (no descriptor left, say) tells nothing
+# about the process: unknown is not dead
+_GONE = (FileNotFoundError, ProcessLookupError, PermissionError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,7 @@ def read_stat(pid: int) -> Stat | None:
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return parse_stat(file.read())
-    except (OSError, ValueError, IndexError):
+    except _GONE:
         return None
 
 
@@ -71,18 +75,31 @@ def all_stats() -> Iterator[Stat]:
 
 def children(pid: int) -> list[int]:
     """The pids of the direct children, zombies included; empty when there is no such process."""
+    if not _has_children_files():
+        return [stat.pid for stat in all_stats() if stat.ppid == pid]
     found: list[int] = []
     try:
         for task in os.listdir(f"/proc/{pid}/task"):
-            with open(f"/proc/{pid}/task/{task}/children", "rb") as file:
-                found.extend(map(int, file.read().split()))
-    except FileNotFoundError:
-        if os.path.exists(f"/proc/{pid}"):
-            # a kernel without CONFIG_PROC_CHILDREN
-            return [stat.pid for stat in all_stats() if stat.ppid == pid]
-    except OSError:
+            found.extend(_children_of_task(pid, task))
+    except _GONE:
         pass
     return found
+
+
+def _children_of_task(pid: int, task: str) -> list[int]:
+    try:
+        with open(f"/proc/{pid}/task/{task}/children", "rb") as file:
+            return [int(child) for child in file.read().split()]
+    except _GONE:
+        # the thread ended; its children are another thread's now
+        return []
+
+
+@cache
+def _has_children_files() -> bool:
+    """Was the kernel built with CONFIG_PROC_CHILDREN?"""
+    me = os.getpid()
+    return os.path.exists(f"/proc/{me}/task/{me}/children")
 
 
 def descendants(pids: Iterable[int]) -> list[Stat]:
@@ -104,7 +121,7 @@ def marker_of(pid: int) -> str | None:
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
             entries = file.read().split(b"\0")
-    except OSError:
+    except _GONE:
         return None
     for entry in entries:
         if entry.startswith(_MARKER_PREFIX):

@@ -25,6 +25,7 @@ from pool.keeper.lease import Lease
 from pool.keeper.log import Log
 from pool.keeper.loop import READ, Loop
 from pool.keeper.operations import Call, Operations
+from pool.keeper.spawn import has_files_left
 
 SOCKET_NAME = "keeper.sock"
 
@@ -114,6 +115,10 @@ class KeeperServer:
             self._log.write("accept_failed", error=str(error))
             self._loop.unwatch(self._listener.fileno())
             self._loop.call_later(0.5, self._accept_again)
+            return
+        if not has_files_left():
+            self._log.write("no_descriptors_left")
+            sock.close()
             return
         _pid, uid, _gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
         if uid not in (0, os.geteuid()):

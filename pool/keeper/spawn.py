@@ -29,6 +29,8 @@ _SLOWEST_POLL_SECONDS = 0.05
 _SHIM_PATH = Path(__file__).with_name("shim.py")
 # captured before the keeper raises its own: programs that use select() need the low one
 _FILE_LIMITS = resource.getrlimit(resource.RLIMIT_NOFILE)
+# kept free, because a keeper without descriptors cannot even look what is alive
+_SPARE_FILES = 64
 
 
 class SpawnError(Exception):
@@ -55,6 +57,15 @@ def raise_file_limit() -> None:
     """Let the keeper itself open as many descriptors as the hard limit allows."""
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (_FILE_LIMITS[1], _FILE_LIMITS[1]))
+
+
+def has_files_left() -> bool:
+    """Are there enough descriptors left to take on more?"""
+    try:
+        used = len(os.listdir("/proc/self/fd"))
+    except OSError:
+        return False
+    return used + _SPARE_FILES <= resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def spawn(wrapper: str, argv: Sequence[str], env: Mapping[str, str], cwd: str) -> Spawned:

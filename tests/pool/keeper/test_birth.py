@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import os
 import resource
+from contextlib import suppress
 from pathlib import Path
 
-from tests.pool.keeper.rig import Rig, python, start
+import pytest
+
+from pool.keeper.client import KeeperError
+from tests.pool.keeper.rig import ECHO, Rig, nothing_left, python, start
 
 LOOK = """
 import json, os, resource
@@ -39,6 +43,31 @@ async def test_an_instance_begins_with_a_clean_slate(rig: Rig, wrapper: str, sho
     if wrapper == "shim":
         assert seen["leader"] is True
         assert seen["cwd"] == os.path.realpath(short_dir)
+
+
+async def test_a_keeper_short_of_descriptors_refuses_and_recovers(rig: Rig, wrapper: str) -> None:
+    keeper = await rig.keeper()
+    client = await rig.client()
+    _, before = await start(client, wrapper, "before", python(ECHO))
+    used = len(os.listdir(f"/proc/{keeper.pid}/fd"))
+    limits = resource.prlimit(keeper.pid, resource.RLIMIT_NOFILE)
+    for spare in (1, 2, 5, 20, 60):
+        resource.prlimit(keeper.pid, resource.RLIMIT_NOFILE, (used + spare, limits[1]))
+        with pytest.raises(KeeperError) as refusal:
+            await start(client, wrapper, "refused", python(ECHO))
+        assert (refusal.value.code, refusal.value.details["step"]) == ("spawn_failed", "descriptors")
+    for spare in range(60, 76):
+        resource.prlimit(keeper.pid, resource.RLIMIT_NOFILE, (used + spare, limits[1]))
+        with suppress(KeeperError):
+            _, collector = await start(client, wrapper, f"spare-{spare}", ["/bin/true"])
+            await collector.exit()
+    assert nothing_left("refused")
+    resource.prlimit(keeper.pid, resource.RLIMIT_NOFILE, limits)
+    _, after = await start(client, wrapper, "refused", ["/bin/true"])
+    await after.exit()
+    assert before.exits == []
+    assert (await client.request("stop", instance="before", graces=[5, 5, 5]))["gone"]
+    await before.exit()
 
 
 async def test_a_hundred_instances_share_one_small_keeper(rig: Rig) -> None:
