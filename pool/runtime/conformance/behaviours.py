@@ -94,7 +94,7 @@ BEHAVIOURS: tuple[Behaviour, ...] = (
     Behaviour(
         "asks",
         "Write is asked for by can_use_tool over stdio",
-        "nobody is asked before tools run: only the sandbox limits what they do",
+        "tools that need an approval are refused, or run unasked: only the sandbox limits what they do",
     ),
     Behaviour(
         "pending_asks",

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import shutil
-import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from itertools import chain, repeat
@@ -70,6 +69,7 @@ class Conformance:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+            await asyncio.to_thread(self._sweep)
 
     # --- the task ------------------------------------------------------------------------
 
@@ -100,11 +100,9 @@ class Conformance:
         return first.merged(await self._trial()) if first.missing else first
 
     async def _trial(self) -> Findings:
+        scratch = self._directory / f"{_SCRATCH}{uuid.uuid4().hex[:12]}"
         try:
-            scratch = await asyncio.to_thread(self._make_scratch)
-        except OSError as error:
-            return Findings(problem=f"no room for it: {error}")
-        try:
+            await asyncio.to_thread(self._make, scratch)
             async with self._around.spawn_gate:
                 return await self._try_in(scratch)
         except (PoolError, OSError) as error:
@@ -175,14 +173,13 @@ class Conformance:
 
     # --- files, in a thread ------------------------------------------------------------------
 
-    def _make_scratch(self) -> Path:
-        """A directory for one trial; like a user's, only the directories above it may be passed through."""
-        self._directory.mkdir(mode=0o711, parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=self._directory))
-        scratch.chmod(0o711)
+    def _make(self, scratch: Path) -> None:
+        """The directories of one trial; as with a user's, those above them can be passed through."""
+        for directory in (self._directory, scratch):
+            directory.mkdir(parents=True, exist_ok=True)
+            directory.chmod(0o711)
         for name in ("workspace", "home"):
             (scratch / name).mkdir(mode=0o700)
-        return scratch
 
     def _sweep(self) -> None:
         """Remove what a killed server left."""

@@ -18,6 +18,7 @@ from pool.runtime.instance import Instance
 
 TURN_SECONDS = 30.0
 SETTLE_SECONDS = 1.5
+_SHORT_SECONDS = 0.3
 
 Respond = Callable[[f.ControlRequest], Awaitable[bytes]]
 
@@ -67,6 +68,7 @@ class Witness:
         self.is_gone = False
         self.keeper_is_gone = False
         self._news = asyncio.Event()
+        self._settle_seconds = SETTLE_SECONDS
 
     def lines_received(self, instance: Instance, lines: Sequence[Line]) -> None:
         """See ``Owner``."""
@@ -143,4 +145,6 @@ class Witness:
             result, end = seen.of(f.Result), seen.lifecycle("completed", "cancelled")
             return bool(result) and end is not None and seen.idle_after(max(result[0], end))
 
-        await self.until(is_over, since, SETTLE_SECONDS)
+        if await self.until(is_over, since, self._settle_seconds) is None:
+            # one that does not tell it once will not tell it later: enough that nothing more comes
+            self._settle_seconds = _SHORT_SECONDS
