@@ -24,14 +24,16 @@ def error_answer(status: int, kind: str, message: str, *, retry: bool | None = N
 
 
 def budget_answer(user: str, use: Use) -> web.Response:
-    """The user has used up a limit: told at once and not retried, for hours may pass until it resets."""
+    """The user has used up a limit: told at once and not retried: hours may pass until it resets."""
     message = f"The usage limit of {user or 'this session'} is reached: {use}. An administrator can raise it."
-    return error_answer(403, "permission_error", message, retry=False)
+    # Measured with the CLI: 429 reads as a limit and x-should-retry ends it at once; a 403 it words
+    # as a failure to authenticate.
+    return error_answer(429, "rate_limit_error", message, retry=False)
 
 
 def model_answer(message: str) -> web.Response:
     """The model is not one that this user, or this provider, may be asked for."""
-    return error_answer(403, "permission_error", message, retry=False)
+    return error_answer(400, "invalid_request_error", message, retry=False)
 
 
 def trouble_answer(trouble: UpstreamTrouble) -> web.Response:

@@ -173,9 +173,9 @@ async def test_a_user_at_the_limit_is_stopped_and_others_are_not(tmp_path: Path)
         write_budgets(tmp_path, {}, {"alice": {"tokens_per_day": 2 * USED.total}})
         assert [(await ask(alice))[0] for _ in range(2)] == [200, 200]
         async with alice.post("/v1/messages", json=asking("x")) as response:
-            assert (response.status, response.headers["x-should-retry"]) == (403, "false")
+            assert (response.status, response.headers["x-should-retry"]) == (429, "false")
             error = (await response.json())["error"]
-        assert error["type"] == "permission_error"
+        assert error["type"] == "rate_limit_error"
         assert "tokens_per_day: 1,046 of 1,046 used, resets at 2026-03-16 00:00 UTC" in error["message"]
         assert (await ask(bob))[0] == 200
     assert len(upstream.targets) == 3
@@ -193,7 +193,7 @@ async def test_money_is_limited_too(limit: str, resets: str, tmp_path: Path) -> 
         write_budgets(tmp_path, {limit: 0.0007}, {})
         assert (await ask(alice))[0] == 200
         status, body = await ask(alice)
-    assert status == 403
+    assert status == 429
     assert limit in body["error"]["message"]
     assert f"resets at {resets} 00:00 UTC" in body["error"]["message"]
 
@@ -204,13 +204,13 @@ async def test_the_day_begins_anew_at_midnight_and_over_a_restart(tmp_path: Path
     async with scripted_upstream(whole()) as upstream:
         point_to(tmp_path, upstream)
         async with gateway_for(tmp_path, "alice", wall=lambda: now[0]) as (alice,):
-            assert [(await ask(alice))[0] for _ in range(2)] == [200, 403]
+            assert [(await ask(alice))[0] for _ in range(2)] == [200, 429]
         async with gateway_for(tmp_path, "alice", wall=lambda: now[0]) as (alice,):
-            assert (await ask(alice))[0] == 403
+            assert (await ask(alice))[0] == 429
             now[0] = next_day(NOON) - 1
-            assert (await ask(alice))[0] == 403
+            assert (await ask(alice))[0] == 429
             now[0] = next_day(NOON)
-            assert [(await ask(alice))[0] for _ in range(2)] == [200, 403]
+            assert [(await ask(alice))[0] for _ in range(2)] == [200, 429]
 
 
 async def test_a_call_under_way_counts_already(tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ async def test_a_call_under_way_counts_already(tmp_path: Path) -> None:
         write_budgets(tmp_path, {"tokens_per_day": USED.total - USED.output}, {})
         async with alice.post("/v1/messages", json=asking("x")) as response:
             await response.content.readuntil(b"\n\n")
-            assert (await ask(alice))[0] == 403
+            assert (await ask(alice))[0] == 429
             go_on.set()
             await response.read()
 
@@ -241,7 +241,7 @@ async def test_four_fifths_of_a_limit_are_told_once(tmp_path: Path) -> None:
         write_budgets(tmp_path, {"tokens_per_day": int(USED.total * 5)}, {})
         for _ in range(5):
             assert (await ask(alice))[0] == 200
-        assert (await ask(alice))[0] == 403
+        assert (await ask(alice))[0] == 429
     lines = map(json.loads, (tmp_path / "gateway" / "gateway.log").read_text().splitlines())
     [warning] = [line for line in lines if line["event"] == "four fifths of a limit are used"]
     assert (warning["user"], warning["limit"]) == ("alice", "tokens_per_day")

@@ -18,7 +18,9 @@ from typing import Any
 import pytest
 
 from server.gateway import write_gateway_config
+from server.gateway.budgets import write_budgets
 from tests.server.gateway.harness import KEY, GatewayProcess, gateway_process, listening_socket
+from tests.server.gateway.test_usage_journal import all_entries
 
 pytestmark = pytest.mark.real_cli
 
@@ -259,3 +261,27 @@ async def test_a_refused_configuration_fails_the_turn_at_once(place: Place) -> N
     assert result["is_error"] is True
     assert "chmod it to 600" in result["result"]
     assert not [frame for frame in frames if frame.get("subtype") == "api_retry"]
+
+
+async def test_a_used_up_budget_ends_the_turn_at_once_and_says_why(place: Place) -> None:
+    data_dir = place.root / "data"
+    write_budgets(data_dir, {"tokens_per_day": 1}, {})
+    async with place.gateway(), place.running() as cli:
+        assert texts(await cli.turn("say first")) == ["first"]
+        frames = await cli.turn("say second")
+        assert not [frame for frame in frames if frame.get("subtype") == "api_retry"]
+        [result] = [frame for frame in frames if frame["type"] == "result"]
+        assert (result["is_error"], result["api_error_status"]) == (True, 429)
+        assert "tokens_per_day" in result["result"]
+        assert "resets at" in result["result"]
+        write_budgets(data_dir, {}, {})
+        assert texts(await cli.turn("say third")) == ["third"]
+
+
+async def test_what_the_cli_counts_is_what_the_journal_counts(place: Place) -> None:
+    async with place.gateway(), place.running() as cli:
+        [result] = [f for f in await cli.turn("say how much was it") if f["type"] == "result"]
+    [entry] = all_entries(place.root / "data")
+    assert entry.output_tokens == result["usage"]["output_tokens"]
+    assert entry.input_tokens == result["usage"]["input_tokens"]
+    assert (entry.user, entry.session) == ("alice", "default")

@@ -158,13 +158,13 @@ async def test_only_allowed_models_pass(tmp_path: Path) -> None:
     async with scripted_upstream(answering(iter([200] * 9))) as upstream, gateway_here(tmp_path) as caller:
         point_to(tmp_path, upstream, allowed_models=["claude-x", "claude-haiku-*"])
         text = ""
-        for model, status in (("claude-x", 200), ("claude-haiku-7", 200), ("claude-opus", 403)):
+        for model, status in (("claude-x", 200), ("claude-haiku-7", 200), ("claude-opus", 400)):
             async with caller.post("/v1/messages", json={"model": model, "messages": []}) as response:
                 assert response.status == status
                 text = await response.text()
         assert "claude-opus is not allowed at the provider up; allowed: claude-x, claude-haiku-*" in text
         write_budgets(tmp_path, {"models": ["claude-haiku-*"]}, {})
-        assert (await ask(caller))[0] == 403
+        assert (await ask(caller))[0] == 400
         write_budgets(tmp_path, {"models": ["claude-haiku-*"]}, {"alice": {}})
         assert (await ask(caller))[0] == 200
 
