@@ -27,6 +27,8 @@ def instance_ended(session: Session, instance: Instance, status: ExitStatus) -> 
         "exit_signal": status.signal,
     }
     session.log.change(PatchInstance(instance.id, patch))
+    if instance.received_offset == 0:
+        session.replay.silent.add(instance.ordinal)
     was_waking = session.waking.is_under_way
     reason = _reason(instance, status)
     session.instance = None

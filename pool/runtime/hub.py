@@ -16,7 +16,7 @@ from enum import Enum
 from typing import Protocol
 
 from pool.errors import PoolError
-from pool.model import Cursor
+from pool.model import BEGINNING, Cursor
 
 _log = logging.getLogger(__name__)
 
@@ -110,13 +110,14 @@ class Subscription:
         self._channel = channel
         self._source = source
         self._viewer = viewer
+        self._told_gap_to = BEGINNING
         self._task: asyncio.Task[None] | None = None
         channel.subscriptions.add(self)
 
     def push(self, items: Sequence[Item]) -> None:
         """Hand over ``items`` if live; fall behind when the viewer's budget is spent."""
-        if self.pace is Pace.LIVE and not self._hand_over(items):
-            self.pace = Pace.LAGGING
+        if self.pace is Pace.LIVE:
+            self._go_on(items)
 
     def drained(self) -> None:
         """The viewer has room again: catch up. Call it when the backlog fell below half the budget."""
@@ -137,10 +138,15 @@ class Subscription:
     def _start(self) -> None:
         items = self._channel.since(self.position)
         if items is not None:
-            self.pace = Pace.LIVE if self._hand_over(items) else Pace.LAGGING
+            self._go_on(items)
             return
         self.pace = Pace.CATCHING_UP
         self._task = asyncio.create_task(self._catch_up(), name="viewer-catch-up")
+
+    def _go_on(self, items: Sequence[Item]) -> None:
+        took_all = self._hand_over(items)
+        if not self._is_closed():  # a viewer may close while it takes frames
+            self.pace = Pace.LIVE if took_all else Pace.LAGGING
 
     def _hand_over(self, items: Sequence[Item]) -> bool:
         """Deliver as much as the budget lets; True when all of it went."""
@@ -166,22 +172,22 @@ class Subscription:
             self._task = None
 
     async def _read_on(self) -> None:
-        told_gap = False
         while not self._is_closed():
             if self._viewer.backlog_bytes > self._channel.budget_bytes:
                 self.pace = Pace.LAGGING
                 return
             items = self._channel.since(self.position)
             if items is not None:
-                self.pace = Pace.LIVE if self._hand_over(items) else Pace.LAGGING
+                self._go_on(items)
                 return
             page = await self._source.page(self.position, self._channel.head)
             if self._is_closed():
                 return
-            if page.gap is not None and not told_gap:
-                told_gap = True
-                self._viewer.deliver([self._source.gap_frame(page.gap)])
-            if page.frames:
+            if page.gap is not None and page.gap[1] > self._told_gap_to:
+                gap = (max(page.gap[0], self._told_gap_to), page.gap[1])
+                self._told_gap_to = page.gap[1]
+                self._viewer.deliver([self._source.gap_frame(gap)])
+            if page.frames and not self._is_closed():
                 self._viewer.deliver(page.frames)
             self.position = max(page.position, self.position)
 

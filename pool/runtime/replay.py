@@ -10,17 +10,17 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from pool.errors import InstanceGone
+from pool.errors import InstanceGone, KeeperUnavailable
 from pool.model import BEGINNING, Cursor, InstanceId, SessionKey
 from pool.protocol.frames import is_published
-from pool.protocol.parsing import parse_frame
+from pool.protocol.framing import DEFAULT_MAX_LINE_BYTES, Line, LineFramer
+from pool.protocol.parsing import parse_line
 from pool.runtime.envelope import Envelope
 from pool.store.base import LogEntry, Store
 
 ReadSpool = Callable[[InstanceId, int, int], Awaitable[tuple[int, bytes]]]
 
 _CHUNK_BYTES = 1 << 18
-_LARGEST_CHUNK_BYTES = 1 << 27
 _ROWS = 200
 _MAX_K = 999_999_998
 _MAX_OFFSET = 10**18 - 1
@@ -36,17 +36,30 @@ class LogPage:
 
 
 class Replay:
-    """Pages of one session's log; ``spools`` maps ordinals to instances whose spool is kept."""
+    """Pages of one session's log.
+
+    ``spools`` maps ordinals to instances whose spool is kept; those in
+    ``silent`` ended without a word, so that nothing of them can be missing.
+    What the live reader dropped (a line above ``max_line_bytes``) is not shown here either.
+    """
 
     def __init__(
-        self, key: SessionKey, store: Store, envelope: Envelope, read_spool: ReadSpool, until_bytes: int
+        self,
+        key: SessionKey,
+        store: Store,
+        envelope: Envelope,
+        read_spool: ReadSpool,
+        until_bytes: int,
+        max_line_bytes: int = DEFAULT_MAX_LINE_BYTES,
     ) -> None:
         self.spools: dict[int, InstanceId] = {}
+        self.silent: set[int] = set()
         self._key = key
         self._store = store
         self._envelope = envelope
         self._read_spool = read_spool
-        self._chunk_bytes = min(_CHUNK_BYTES, until_bytes)
+        self._chunk_bytes = max(1, min(_CHUNK_BYTES, until_bytes))
+        self._max_line_bytes = max_line_bytes
 
     def gap_frame(self, gap: tuple[Cursor, Cursor]) -> bytes:
         """The ``gap`` frame of CONTRACT section 6."""
@@ -60,9 +73,12 @@ class Replay:
                 return await self._from_spool(instance_id, position, until)
             except InstanceGone:
                 self.spools.pop(position.ordinal, None)
+            except KeeperUnavailable:
+                pass  # what is durable can be had all the same
         spooled = [ordinal for ordinal in self.spools if ordinal > position.ordinal]
         end = min([until, *(Cursor(ordinal, 0, 0) for ordinal in spooled)])
-        had_deltas = position.ordinal > 0 or end.ordinal > 1
+        passed = range(max(1, position.ordinal), end.ordinal + (end.offset > 0))
+        had_deltas = any(ordinal not in self.silent for ordinal in passed)
         return await self._from_store(position, end, until, had_deltas=had_deltas)
 
     async def is_known(self, cursor: Cursor, head: Cursor) -> bool:
@@ -75,10 +91,10 @@ class Replay:
         if instance_id is None or cursor.offset == 0:
             return True
         try:
-            start, data = await self._read_spool(instance_id, cursor.offset - 1, 1)
-        except InstanceGone:
+            start, data = await self._read_spool(instance_id, cursor.offset - 1, 2)
+        except (InstanceGone, KeeperUnavailable):
             return True
-        return start >= cursor.offset or data == b"\n"
+        return start >= cursor.offset or data[:1] == b"\n" or len(data) == 1
 
     async def _from_store(self, position: Cursor, end: Cursor, until: Cursor, *, had_deltas: bool) -> LogPage:
         before = Cursor(end.ordinal, end.offset, end.k + 1)
@@ -89,34 +105,36 @@ class Replay:
         return LogPage(frames, reached, gap)
 
     async def _from_spool(self, instance_id: InstanceId, position: Cursor, until: Cursor) -> LogPage:
-        start, data = await self._read_spool(instance_id, position.offset, self._chunk_bytes)
-        if start > position.offset:
-            end = min(until, Cursor(position.ordinal, start, 0))
-            return await self._from_store(position, end, until, had_deltas=True)
-        limit = self._chunk_bytes
-        while data and b"\n" not in data and limit < _LARGEST_CHUNK_BYTES:
-            limit *= 8
-            start, data = await self._read_spool(instance_id, position.offset, limit)
-        whole = data[: data.rfind(b"\n") + 1]
-        if not whole:
-            return await self._after_last_line(position, until)
-        lines = [item for item in self._lines(position, whole) if item[0] <= until]
-        reached = min(until, Cursor(position.ordinal, position.offset + len(whole), 0))
-        own = await self._own_events(position, reached)
-        frames = [frame for _cursor, frame in sorted([*lines, *own], key=lambda item: item[0])]
-        return LogPage(frames, reached)
+        framer = LineFramer(self._max_line_bytes, position.offset)
+        lines: list[Line] = []
+        while framer.line_offset == position.offset:
+            start, data = await self._read_spool(instance_id, framer.fed_offset, self._chunk_bytes)
+            if start > framer.fed_offset:
+                end = min(until, Cursor(position.ordinal, start, 0))
+                return await self._from_store(position, end, until, had_deltas=True)
+            if not data:
+                return await self._after_last_line(position, until, framer.feed_eof())
+            lines += framer.feed(data)
+        reached = min(until, Cursor(position.ordinal, framer.line_offset, 0))
+        return LogPage(await self._frames(position, reached, lines), reached)
 
-    async def _after_last_line(self, position: Cursor, until: Cursor) -> LogPage:
-        last = until.ordinal == position.ordinal
-        end = until if last else Cursor(position.ordinal, _MAX_OFFSET, _MAX_K)
-        # A last line without its newline is in the store only, hence every row and not just our own.
-        own = await self._own_events(position, end, smallest_k=0)
-        reached = until if last else Cursor(position.ordinal + 1, 0, 0)
-        return LogPage([frame for _cursor, frame in own], reached)
+    async def _after_last_line(self, position: Cursor, until: Cursor, rest: Sequence[Line]) -> LogPage:
+        """``rest`` has no newline: it was published if the output had ended by then."""
+        is_last = until.ordinal == position.ordinal
+        end = until if is_last else Cursor(position.ordinal, _MAX_OFFSET, _MAX_K)
+        reached = until if is_last else Cursor(position.ordinal + 1, 0, 0)
+        return LogPage(await self._frames(position, end, rest), reached)
 
-    async def _own_events(
-        self, position: Cursor, reached: Cursor, smallest_k: int = 1
-    ) -> list[tuple[Cursor, bytes]]:
+    async def _frames(self, position: Cursor, reached: Cursor, lines: Sequence[Line]) -> list[bytes]:
+        """The CLI's lines and the server's events up to ``reached``, in one order."""
+        items = await self._own_events(position, reached)
+        for line in lines:
+            cursor = Cursor(position.ordinal, line.end_offset, 0)
+            if cursor <= reached and is_published(parse_line(line)):
+                items.append((cursor, self._envelope.event(cursor, line.data)))
+        return [frame for _cursor, frame in sorted(items, key=lambda item: item[0])]
+
+    async def _own_events(self, position: Cursor, reached: Cursor) -> list[tuple[Cursor, bytes]]:
         """The server's events after ``position``, up to those at the offset of ``reached``."""
         own: list[tuple[Cursor, bytes]] = []
         before = Cursor(reached.ordinal, reached.offset, reached.k + 1)
@@ -125,17 +143,7 @@ class Replay:
             rows: Sequence[LogEntry] = await self._store.read_events(
                 self._key, after=after, before=before, limit=_ROWS
             )
-            own += [(row.cursor, self._envelope.entry(row)) for row in rows if row.cursor.k >= smallest_k]
+            own += [(row.cursor, self._envelope.entry(row)) for row in rows if row.cursor.k > 0]
             if len(rows) < _ROWS:
                 return own
             after = rows[-1].cursor
-
-    def _lines(self, position: Cursor, data: bytes) -> list[tuple[Cursor, bytes]]:
-        items = []
-        offset = position.offset
-        for line in data.split(b"\n")[:-1]:
-            offset += len(line) + 1
-            if line and is_published(parse_frame(line)):
-                cursor = Cursor(position.ordinal, offset, 0)
-                items.append((cursor, self._envelope.event(cursor, line)))
-        return items

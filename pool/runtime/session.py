@@ -73,6 +73,7 @@ class Session:
             self.envelope,
             surroundings.launcher.read_spool,
             config.viewer_budget_bytes,
+            config.max_line_bytes,
         )
         self.approvals = Approvals(record.key, self.log, surroundings.clock)
         self.turns = Turns(

@@ -106,6 +106,7 @@ class Supervisor:
         session = self.sessions[record.key] = Session(record, self.around, number)
         session.message_ids.update(message_ids)
         session.replay.spools |= {instance.ordinal: instance.instance_id for instance in exited}
+        session.replay.silent |= {instance.ordinal for instance in exited if instance.offset == 0}
         return session
 
     def new_record(
