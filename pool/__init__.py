@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pool.composition import open_accounts as open_accounts
+    from pool.composition import remove_user_files as remove_user_files
     from pool.config import PoolConfig as PoolConfig
     from pool.config import Quota as Quota
     from pool.config import QuotaBook as QuotaBook
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from pool.runtime.hub import Viewer as Viewer
     from pool.runtime.pooled import PooledInstance as PooledInstance
     from pool.store.accounts import Accounts as Accounts
+    from pool.store.usage import Usage as Usage
+    from pool.store.usage import UsageFigures as UsageFigures
+    from pool.store.usage import UsageRecord as UsageRecord
 
 _HOMES = {
     "Accepted": "pool.model",
@@ -45,10 +49,14 @@ _HOMES = {
     "Subscription": "pool.runtime.hub",
     "TurnInfo": "pool.model",
     "TurnState": "pool.model",
+    "Usage": "pool.store.usage",
+    "UsageFigures": "pool.store.usage",
+    "UsageRecord": "pool.store.usage",
     "Viewer": "pool.runtime.hub",
     "check_name": "pool.names",
     "errors": "pool",
     "open_accounts": "pool.composition",
+    "remove_user_files": "pool.composition",
 }
 __all__ = [
     "Accepted",
@@ -66,9 +74,13 @@ __all__ = [
     "Subscription",
     "TurnInfo",
     "TurnState",
+    "Usage",
+    "UsageFigures",
+    "UsageRecord",
     "Viewer",
     "check_name",
     "open_accounts",
+    "remove_user_files",
 ]
 
 

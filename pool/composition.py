@@ -17,6 +17,7 @@ from pool.runtime.slots import Slots
 from pool.runtime.surroundings import Surroundings
 from pool.store.accounts import Accounts
 from pool.store.sql import SqlStore
+from pool.store.usage import Usage
 from pool.workspace.workspaces import Workspaces
 
 _BYTES_PER_INSTANCE = 200 * 1024 * 1024
@@ -28,6 +29,7 @@ class Parts:
 
     surroundings: Surroundings
     accounts: Accounts
+    usage: Usage
 
 
 def default_max_instances() -> int:
@@ -60,7 +62,7 @@ def compose(config: PoolConfig, *, launcher: Launcher | None = None, clock: Cloc
         spawn_gate=asyncio.Semaphore(config.spawn_gate),
         cli_stamp=partial(_cli_stamp, config.cli_path),
     )
-    return Parts(surroundings, accounts)
+    return Parts(surroundings, accounts, Usage(store.database))
 
 
 def _cli_stamp(configured: Path | None) -> str:

@@ -26,6 +26,7 @@ from pool.runtime.processes import HelperProcesses
 from pool.runtime.session import Session
 from pool.runtime.supervisor import Supervisor
 from pool.store.accounts import Accounts
+from pool.store.usage import Usage
 
 
 class ClaudeInstancePool(Dialogue):
@@ -45,6 +46,7 @@ class ClaudeInstancePool(Dialogue):
         parts = compose(config, launcher=launcher, clock=clock)
         self.config = config
         self.accounts: Accounts = parts.accounts
+        self.usage: Usage = parts.usage
         self._around = parts.surroundings
         self._supervisor = Supervisor(parts.surroundings)
         self._helpers = HelperProcesses()

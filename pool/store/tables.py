@@ -184,3 +184,35 @@ state = sa.Table(
     sa.Column("value", sa.Text, nullable=False),
     sa.Column("updated_at", sa.Double, nullable=False),
 )
+
+# No foreign keys: what was used stays on record after a session or user is gone.
+usage = sa.Table(
+    "usage",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("at", sa.Double, nullable=False),
+    sa.Column("seconds", sa.Double, nullable=False),
+    sa.Column("day", sa.Integer, nullable=False),
+    sa.Column("user_id", sa.Text, nullable=False),
+    sa.Column("session_id", sa.Text, nullable=False),
+    sa.Column("instance_id", sa.Text, nullable=False),
+    sa.Column("provider", sa.Text, nullable=False),
+    sa.Column("model", sa.Text, nullable=False),
+    sa.Column("input_tokens", sa.BigInteger, nullable=False),
+    sa.Column("output_tokens", sa.BigInteger, nullable=False),
+    sa.Column("cache_write_tokens", sa.BigInteger, nullable=False),
+    sa.Column("cache_read_tokens", sa.BigInteger, nullable=False),
+    sa.Column("usd", sa.Double, nullable=False),
+    sa.Column("priced", sa.Boolean, nullable=False),
+    sa.Column("complete", sa.Boolean, nullable=False),
+)
+sa.Index("usage_user", usage.c.user_id, usage.c.day)
+sa.Index("usage_session", usage.c.user_id, usage.c.session_id, usage.c.at)
+sa.Index("usage_day", usage.c.day)
+
+usage_files = sa.Table(
+    "usage_files",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("read_to", sa.BigInteger, nullable=False),
+)
