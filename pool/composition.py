@@ -44,6 +44,11 @@ def open_accounts(data_dir: Path, storage_url: str | None) -> tuple[SqlStore, Ac
     return store, Accounts(store.database)
 
 
+def remove_user_files(data_dir: Path, user_id: str) -> None:
+    """Remove a user's workspace, home and transcripts while no server runs. Raises ``PoolError``."""
+    Workspaces(data_dir).remove(user_id)
+
+
 def compose(config: PoolConfig, *, launcher: Launcher | None = None, clock: Clock | None = None) -> Parts:
     """Build the adapters for ``config``; nothing is opened or started yet.
 

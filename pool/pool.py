@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import Sequence
@@ -161,8 +162,21 @@ class ClaudeInstancePool(Dialogue):
 
     async def stop_user(self, user_id: str) -> None:
         """End every instance of a user."""
-        for instance in self._supervisor.live_instances(self._key(user_id, DEFAULT_SESSION).user_id):
-            await self.destroy_instance(user_id, instance.key.session_id)
+        user = self._key(user_id, DEFAULT_SESSION).user_id
+        instances = self._supervisor.live_instances(user)
+        await asyncio.gather(*(self.destroy_instance(user, item.key.session_id) for item in instances))
+
+    async def forget_user(self, user_id: str, *, keep_workspace: bool = False) -> None:
+        """End a user's instances, forget their sessions, remove workspace, home and transcripts.
+
+        The rows are the accounts' affair. Raises ``PoolError`` when something
+        cannot be removed; calling it again goes on.
+        """
+        await self.stop_user(user_id)
+        user = self._key(user_id, DEFAULT_SESSION).user_id
+        await self._supervisor.forget_user(user)
+        if not keep_workspace:
+            await asyncio.to_thread(self._around.workspaces.remove, user)
 
     def instances(self, user_id: str | None = None) -> list[InstanceInfo]:
         """Every instance that has not exited, with figures from ``/proc``."""

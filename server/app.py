@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -79,13 +79,20 @@ def build_services(
         config=config,
         pool=pool,
         sign_in=sign_in_service,
-        users=Users(pool.accounts, passwords, live, pool.stop_user, data_dir / "workspaces"),
+        users=Users(pool.accounts, passwords, live, pool.stop_user, _forgetting(pool)),
         live=live,
         proxies=TrustedProxies(config.server.trusted_proxies),
         model=lambda: describe_model(data_dir),
         version=installed_version(),
         notes=notes or {},
     )
+
+
+def _forgetting(pool: Pool) -> Callable[[str, bool], Awaitable[None]]:
+    async def forget(user_id: str, keep_workspace: bool) -> None:
+        await pool.forget_user(user_id, keep_workspace=keep_workspace)
+
+    return forget
 
 
 def build_app(services: Services, *, web_dir: Path = WEB_DIR) -> web.Application:

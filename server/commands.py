@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pool import open_accounts
+from pool import open_accounts, remove_user_files
 from server.auth.live import LiveConnections
 from server.auth.passwords import Passwords
 from server.auth.sign_in import SignIn
@@ -65,7 +65,12 @@ async def _perform_here(site: Site, op: str, arguments: Mapping[str, Any]) -> An
                 ttl_seconds=config.auth.token_ttl_seconds,
                 wall=time.time,
             )
-            users = Users(accounts, passwords, live, _nothing_runs, site.data_dir / "workspaces")
+
+            async def forget(user_id: str, keep_workspace: bool) -> None:
+                if not keep_workspace:
+                    await asyncio.to_thread(remove_user_files, site.data_dir, user_id)
+
+            users = Users(accounts, passwords, live, _nothing_runs, forget)
             address = link_address(config.server, config.server.port)
             return await Operations(users, sign_in, None, address).run(op, arguments)
     finally:

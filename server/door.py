@@ -253,6 +253,9 @@ class Pool(Protocol):
     async def stop_instance(self, instance_id: str) -> bool:
         """False when there is none of this id."""
 
+    async def forget_user(self, user_id: str, *, keep_workspace: bool = False) -> None:
+        """End a user's instances, forget their sessions and remove their files."""
+
     async def stop_user(self, user_id: str) -> None:
         """End all instances of a user."""
 

@@ -266,6 +266,15 @@ class Supervisor:
             for subscription in tuple(session.channel.subscriptions):
                 subscription.close()
 
+    async def forget_user(self, user_id: UserId) -> None:
+        """Drop every session of a user from memory; their instances have ended."""
+        for key in [key for key in self.sessions if key.user_id == user_id]:
+            session = self.sessions.pop(key)
+            session.quiet()
+            for subscription in tuple(session.channel.subscriptions):
+                subscription.close()
+            await session.log.aclose()
+
     def archive(self, session: Session) -> None:
         """Take the session out of the list and stop its instance."""
         session.feed(SessionEvent.ARCHIVE_REQUESTED)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-import shutil
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
-from pool.errors import Conflict, NotFound
+from pool.errors import NotFound
 from server.auth.identity import ADMIN
 from server.auth.live import LiveConnections
 from server.auth.passwords import Passwords
@@ -29,8 +26,9 @@ def user_object(account: Account) -> dict[str, Any]:
 class Users:
     """Adds, disables and deletes accounts, with all that hangs on them.
 
-    ``stop_user`` ends a user's instances (the pool's; with no server running
-    there are none).
+    ``stop_user`` ends a user's instances and ``forget_user`` removes what is
+    theirs in memory and (unless it is to be kept) on disk: the pool's, or with
+    no server running what ``pool.remove_user_files`` does.
     """
 
     def __init__(
@@ -39,13 +37,13 @@ class Users:
         passwords: Passwords,
         live: LiveConnections,
         stop_user: Callable[[str], Awaitable[None]],
-        workspaces: Path,
+        forget_user: Callable[[str, bool], Awaitable[None]],
     ) -> None:
         self._accounts = accounts
         self._passwords = passwords
         self._live = live
         self._stop_user = stop_user
-        self._workspaces = workspaces
+        self._forget_user = forget_user
 
     async def add(self, user_id: str, *, password: str | None = None, admin: bool = False) -> Account:
         """A new account. Raises ``InvalidName``, ``Conflict``, ``BadRequest``."""
@@ -81,24 +79,10 @@ class Users:
             raise NotFound(f"there is no user {user_id}")
         await self._accounts.set_disabled(user_id, True)
         await self._put_out(user_id)
+        await self._forget_user(user_id, keep_workspace)
         await self._accounts.delete_user(user_id)
-        if not keep_workspace:
-            await self._remove_workspace(user_id)
 
     async def _put_out(self, user_id: str) -> None:
         await self._accounts.revoke_all(user_id)
         self._live.end_user(user_id)
         await self._stop_user(user_id)
-
-    async def _remove_workspace(self, user_id: str) -> None:
-        workspace = self._workspaces / user_id
-        # rmtree walks by descriptors and does not follow links that the user planted.
-        assert shutil.rmtree.avoids_symlink_attacks
-        try:
-            await asyncio.to_thread(shutil.rmtree, workspace)
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise Conflict(
-                f"the account is gone but its workspace is not: {error.strerror}; remove {workspace} by hand"
-            ) from error

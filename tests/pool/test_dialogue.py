@@ -283,3 +283,16 @@ async def test_files_stay_in_the_users_own_directory(pool: ClaudeInstancePool) -
     turn = await run(pool, "cwd", "m1")
     await screen.ended(turn)
     assert Path(pool.config.data_dir, "workspaces/alice/README.md").is_file()
+
+
+async def test_a_forgotten_user_leaves_neither_files_nor_memory(pool: ClaudeInstancePool) -> None:
+    screen = await follow(pool)
+    await screen.ended(await run(pool, "the first words", "m1"))
+    await pool.forget_user("alice")
+    assert pool.instances("alice") == []
+    assert not any((pool.config.data_dir / name / "alice").exists() for name in ("workspaces", "homes"))
+    await pool.accounts.create_user("alice", None, [])
+    await pool.accounts.delete_user("alice")
+    again = await follow(pool)
+    await again.ended(await run(pool, "history", "m1"))
+    assert "the first words" not in again.text()

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pool import Viewer
+from pool import Viewer, remove_user_files
 from pool.errors import AlreadyResolved, BadRequest, Draining, Forbidden, KeyReused, NotFound
 from pool.model import (
     Accepted,
@@ -90,6 +90,7 @@ class FakePool:
     """See the module."""
 
     def __init__(self, data_dir: Path) -> None:
+        self.data_dir = data_dir
         self.database = Database(None, data_dir)
         self.accounts = Accounts(self.database)
         self.sessions: dict[tuple[str, str], FakeSession] = {}
@@ -335,6 +336,11 @@ class FakePool:
         before = len(self.live)
         self.live = [info for info in self.live if info.id != instance_id]
         return len(self.live) < before
+
+    async def forget_user(self, user_id: str, *, keep_workspace: bool = False) -> None:
+        await self.stop_user(user_id)
+        if not keep_workspace:
+            remove_user_files(self.data_dir, user_id)
 
     async def stop_user(self, user_id: str) -> None:
         self.stopped_users.append(user_id)

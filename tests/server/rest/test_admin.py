@@ -92,7 +92,7 @@ async def test_accounts_are_made_changed_and_deleted(site: Site) -> None:
 
 async def test_a_deleted_users_files_go_unless_kept(site: Site, short_dir: object) -> None:
     root = await site.client("root", admin=True)
-    workspaces = site.services.users._workspaces
+    workspaces = site.pool.data_dir / "workspaces"
     outside = workspaces.parent / "outside"
     outside.mkdir()
     (outside / "file").write_text("mine")
