@@ -54,6 +54,7 @@ class Host:
     ) -> None:
         self.entries: dict[str, Entry] = {}
         self.gateway = gateway
+        self._site = procfs.site_of(data_dir)
         self._spool_dir = data_dir / "spool"
         self._limits = limits
         self._loop = loop
@@ -222,13 +223,14 @@ class Host:
         self.gateway.open(record.instance, record.labels)
         if record.tmp_dir is not None:
             os.makedirs(record.tmp_dir, mode=0o700)
-        env = {**request["env"], procfs.MARKER: record.instance}
+        mark = procfs.Mark(record.instance, self._site)
+        env = {**request["env"], **mark.environment()}
         spawned = spawn(record.wrapper, request["argv"], env, request.get("cwd") or "/")
         shell = procfs.read_stat(spawned.pid)
         if shell is not None:
             record.shell = Identity(shell.pid, shell.start_ticks)
         return Instance(
-            record.instance,
+            mark,
             spawned,
             entry.spool,
             spool_max_bytes=self._limits.spool_max_bytes,

@@ -83,7 +83,7 @@ class Instance:
 
     def __init__(
         self,
-        instance_id: str,
+        mark: procfs.Mark,
         spawned: Spawned,
         spool: Spool,
         *,
@@ -93,7 +93,7 @@ class Instance:
         log: Log,
         listener: InstanceListener,
     ) -> None:
-        self.id = instance_id
+        self.id = mark.instance
         self.spool = spool
         self.phase = Phase.STARTING
         self.status = Status()
@@ -110,7 +110,7 @@ class Instance:
         self._killing_since: float | None = None
         self._sweep_timer: Timer | None = None
         self._sweep_delay = _SWEEP_SECONDS
-        self._tree = Tree(instance_id, reaper, procfs.ProcessRef.open(spawned.pid))
+        self._tree = Tree(mark, reaper, procfs.ProcessRef.open(spawned.pid))
         self.intake = Intake(loop, spawned.stdin)
         self._stderr = StderrTail(loop, spawned.stderr)
         self._output = OutputPipe(

@@ -8,20 +8,43 @@ tell, which is not the same as that there is nothing.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import select
 import signal
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 MARKER = "CLAUDE_POOL_INSTANCE"
+SITE_MARKER = "CLAUDE_POOL_SITE"
 
-_MARKER_PREFIX = MARKER.encode() + b"="
 _DEAD_STATES = frozenset("ZXx")
 # gone, or hidden from us and so not ours; any other error (no descriptor left, say) tells nothing
 # about the process: unknown is not dead
 _GONE = (FileNotFoundError, ProcessLookupError, PermissionError)
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What every process of an instance has in its environment.
+
+    ``site`` stands for the data directory: a copy of one has a journal with
+    the same instances, and its keeper must not end those of the original.
+    """
+
+    instance: str
+    site: str
+
+    def environment(self) -> dict[str, str]:
+        """The two variables."""
+        return {MARKER: self.instance, SITE_MARKER: self.site}
+
+
+def site_of(data_dir: Path) -> str:
+    """The name of a data directory in marks."""
+    return hashlib.sha256(os.fsencode(data_dir.resolve())).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,29 +139,31 @@ def descendants(pids: Iterable[int]) -> list[Stat]:
     return [stat for stat in found.values() if stat.is_alive]
 
 
-def marker_of(pid: int) -> str | None:
-    """The instance id in the environment that the process was started with, None without one."""
+def mark_of(pid: int) -> Mark | None:
+    """The mark in the environment that the process was started with, None without one."""
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
             entries = file.read().split(b"\0")
     except _GONE:
         return None
-    for entry in entries:
-        if entry.startswith(_MARKER_PREFIX):
-            return entry[len(_MARKER_PREFIX) :].decode(errors="replace")
-    return None
+    # the first of two counts, as it does for getenv
+    found = dict(entry.partition(b"=")[::2] for entry in reversed(entries))
+    instance, site = found.get(MARKER.encode()), found.get(SITE_MARKER.encode())
+    if instance is None or site is None:
+        return None
+    return Mark(instance.decode(errors="replace"), site.decode(errors="replace"))
 
 
-def marked(instance_ids: Iterable[str]) -> dict[str, list[Stat]]:
-    """The living processes that carry the marker of one of the instances, by instance."""
-    wanted = frozenset(instance_ids)
-    found: dict[str, list[Stat]] = {}
+def marked(marks: Iterable[Mark]) -> dict[Mark, list[Stat]]:
+    """The living processes that carry one of the marks, by mark."""
+    wanted = frozenset(marks)
+    found: dict[Mark, list[Stat]] = {}
     me = os.getpid()
     for stat in all_stats():
         if stat.pid != me and stat.is_alive:
-            marker = marker_of(stat.pid)
-            if marker is not None and marker in wanted:
-                found.setdefault(marker, []).append(stat)
+            mark = mark_of(stat.pid)
+            if mark is not None and mark in wanted:
+                found.setdefault(mark, []).append(stat)
     return found
 
 
@@ -190,10 +215,10 @@ class ProcessRef:
             self.fd = -1
 
 
-def signal_exactly(stat: Stat, number: int, marker: str | None = None) -> bool:
+def signal_exactly(stat: Stat, number: int, mark: Mark | None = None) -> bool:
     """Signal the process that ``stat`` was read of, and no later one with its pid.
 
-    With ``marker`` it must also carry that marker now. False: nobody was signalled.
+    With ``mark`` it must also carry that mark now. False: nobody was signalled.
     """
     ref = ProcessRef.open(stat.pid)
     if ref is None:
@@ -201,7 +226,7 @@ def signal_exactly(stat: Stat, number: int, marker: str | None = None) -> bool:
     try:
         if ref.stat.start_ticks != stat.start_ticks:
             return False
-        if marker is not None and marker_of(stat.pid) != marker:
+        if mark is not None and mark_of(stat.pid) != mark:
             return False
         return ref.signal(number)
     finally:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pool.keeper import procfs
 from pool.keeper.gateway import Gateway
 from pool.keeper.host import Host, Limits
 from pool.keeper.journal import Journal
@@ -90,7 +91,7 @@ class Program:
         check_private(self._settings.runtime_dir)
         raise_file_limit()
         become_subreaper()
-        for record in reconcile(self._journal, self._log):
+        for record in reconcile(self._journal, procfs.site_of(data_dir), self._log):
             self._host.remember(record)
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.on_signal(number, self._terminated)

@@ -14,11 +14,11 @@ class Tree:
 
     A pid namespace dies as one, and its init's death is the proof: the kernel
     lets it go only after everything in it. Without one, the tree is what
-    descends from the shim or carries the instance's marker.
+    descends from the shim or carries the instance's mark.
     """
 
-    def __init__(self, marker: str, reaper: Reaper, wrapper: procfs.ProcessRef | None) -> None:
-        self._marker = marker
+    def __init__(self, mark: procfs.Mark, reaper: Reaper, wrapper: procfs.ProcessRef | None) -> None:
+        self._mark = mark
         self._reaper = reaper
         self._wrapper = wrapper
         self.init: procfs.ProcessRef | None = None
@@ -66,7 +66,7 @@ class Tree:
             # all of it is below the wrapper, whatever it does
             return procfs.descendants([self._wrapper.pid])
         # the wrapper was killed: look at every process of the machine
-        found = {stat.pid: stat for stat in procfs.marked([self._marker]).get(self._marker, [])}
+        found = {stat.pid: stat for stat in procfs.marked([self._mark]).get(self._mark, [])}
         found.update((stat.pid, stat) for stat in procfs.descendants(found))
         found.update((stat.pid, stat) for stat in self._reaper.strangers())
         return list(found.values())

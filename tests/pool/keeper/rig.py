@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pool.keeper.client import Attached, KeeperClient
+from pool.keeper.procfs import SITE_MARKER, site_of
 from tests.procfs import is_alive, marked_processes
 from tests.waiting import eventually
 
@@ -125,6 +126,11 @@ class Rig:
         self._clients.append(client)
         return client
 
+    def nothing_left(self, instance: str) -> bool:
+        """Does no living process carry the instance's mark? Other tests use the same ids elsewhere."""
+        site = site_of(self.data)
+        return not [p for p in marked_processes(instance) if p.environ.get(SITE_MARKER) == site]
+
     def log(self) -> str:
         """The keeper's log."""
         return (self.data / "keeper" / "keeper.log").read_text()
@@ -191,11 +197,6 @@ async def start(
     """Start a command as an instance and collect its output."""
     collector = Collector()
     return await client.start(request(wrapper, instance, command, **more), collector), collector
-
-
-def nothing_left(instance: str) -> bool:
-    """Does no living process carry the instance's marker?"""
-    return not marked_processes(instance)
 
 
 async def gone(pid: int, seconds: float = 10.0) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pool.keeper.client import KeeperError
-from tests.pool.keeper.rig import ECHO, Rig, nothing_left, python, start
+from tests.pool.keeper.rig import ECHO, Rig, python, start
 
 LOOK = """
 import json, os, resource
@@ -36,7 +36,7 @@ async def test_an_instance_begins_with_a_clean_slate(rig: Rig, wrapper: str, sho
     seen = json.loads(collector.data)
     assert seen["files"] == [0, 1, 2]
     assert seen["ignored"] == seen["blocked"] == 0
-    expected = {"PATH", "CLAUDE_POOL_INSTANCE", "LC_CTYPE", "PWD"}
+    expected = {"PATH", "CLAUDE_POOL_INSTANCE", "CLAUDE_POOL_SITE", "LC_CTYPE", "PWD"}
     assert set(seen["environment"]) <= expected
     # the keeper's own limit is higher
     assert seen["open_files"] == list(resource.getrlimit(resource.RLIMIT_NOFILE))
@@ -61,7 +61,7 @@ async def test_a_keeper_short_of_descriptors_refuses_and_recovers(rig: Rig, wrap
         with suppress(KeeperError):
             _, collector = await start(client, wrapper, f"spare-{spare}", ["/bin/true"])
             await collector.exit()
-    assert nothing_left("refused")
+    assert rig.nothing_left("refused")
     resource.prlimit(keeper.pid, resource.RLIMIT_NOFILE, limits)
     _, after = await start(client, wrapper, "refused", ["/bin/true"])
     await after.exit()

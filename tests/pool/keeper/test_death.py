@@ -15,7 +15,7 @@ import pytest
 
 from pool.keeper import procfs
 from pool.keeper.client import KeeperClient, KeeperError
-from tests.pool.keeper.rig import ECHO, SLEEPER, Collector, Rig, gone, nothing_left, python, start
+from tests.pool.keeper.rig import ECHO, SLEEPER, Collector, Rig, gone, python, start
 from tests.procfs import is_alive, process_tree
 from tests.waiting import eventually
 
@@ -88,14 +88,16 @@ async def test_a_foreign_process_with_a_stored_pid_is_never_signalled(rig: Rig) 
     _, collector = await start(client, "shim", "one", python(SLEEPER))
     await collector.line_count(1)
     await rig.kill()
-    await eventually(lambda: nothing_left("one"))
+    await eventually(lambda: rig.nothing_left("one"))
     # a stranger has the stored pids now, with the very same start time; another one
     # carries the marker of a life before this boot, a third one that of an older instance
+    # and a fourth one that of an instance of the same name in a copy of this data directory
+    site = procfs.site_of(rig.data)
     strangers = [
         subprocess.Popen(  # noqa: ASYNC220
             [sys.executable, "-c", SLEEPER], env={**os.environ, **env}, stdout=subprocess.DEVNULL
         )
-        for env in ({}, {procfs.MARKER: "old"}, {procfs.MARKER: "one-more"})
+        for env in ({}, mark("old", site), mark("one-more", site), mark("one", "a copy"))
     ]
     try:
         path = rig.data / "keeper" / "instances" / "one.json"
@@ -113,12 +115,16 @@ async def test_a_foreign_process_with_a_stored_pid_is_never_signalled(rig: Rig) 
         assert client.hello is not None
         assert {facts["instance"] for facts in client.hello.instances} == {"one", "old", "one-more"}
         assert all(facts["exit"] is not None for facts in client.hello.instances)
-        assert [stranger.poll() for stranger in strangers] == [None, None, None]
+        assert [stranger.poll() for stranger in strangers] == [None] * 4
         assert "journal_unreadable" in rig.log()
     finally:
         for stranger in strangers:
             stranger.kill()
             stranger.wait()
+
+
+def mark(instance: str, site: str) -> dict[str, str]:
+    return procfs.Mark(instance, site).environment()
 
 
 def _of(record: dict[str, Any], instance: str, pid: int) -> dict[str, Any]:
@@ -143,8 +149,8 @@ async def test_without_a_server_everything_ends_when_the_lease_does(rig: Rig, wr
     assert [facts["exit"] for facts in second.hello.instances] == [None, None]
     second.close()
     assert await rig.wait(30) == 0
-    assert nothing_left("one")
-    assert nothing_left("two")
+    assert rig.nothing_left("one")
+    assert rig.nothing_left("two")
     assert not (rig.runtime / "keeper.sock").exists()
     await rig.keeper()
     third = await rig.client(3)
@@ -161,7 +167,7 @@ async def test_term_ends_everything_by_the_ladder(rig: Rig, wrapper: str) -> Non
     assert await collector.exit() == (0, None, "")
     assert await rig.wait() == 0
     await eventually(lambda: rig.lost == [None])
-    assert nothing_left("one")
+    assert rig.nothing_left("one")
 
 
 async def test_a_second_term_is_at_once(rig: Rig) -> None:
@@ -246,7 +252,7 @@ async def test_a_journal_that_cannot_be_written_fails_the_start_and_nothing_runs
     with pytest.raises(KeeperError) as failure:
         await start(client, "shim", "one", python(SLEEPER))
     assert (failure.value.code, failure.value.details["step"]) == ("spawn_failed", "prepare")
-    assert nothing_left("one")
+    assert rig.nothing_left("one")
     directory.with_name("away").rename(directory)
     _, collector = await start(client, "shim", "one", python("print(1)"))
     await collector.exit()

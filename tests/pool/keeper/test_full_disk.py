@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pool.keeper.rig import ECHO, Rig, nothing_left, python, start
+from tests.pool.keeper.rig import ECHO, Rig, python, start
 from tests.waiting import eventually
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -56,7 +56,7 @@ async def test_an_exit_waits_for_the_last_bytes_to_be_stored(tiny_spool: Path, r
     ballast.write_bytes(b"b" * 900_000)
     client = await rig.client()
     _, collector = await start(client, "shim", "printer", python("import os\nos.write(1, b'e' * 300_000)"))
-    await eventually(lambda: nothing_left("printer"))
+    await eventually(lambda: rig.nothing_left("printer"))
     # other instances are served meanwhile, and start
     attached, echo = await start(client, "shim", "echo", python(ECHO))
     assert collector.exits == []
@@ -74,7 +74,7 @@ async def test_a_keeper_that_is_told_to_leave_does_not_wait_for_a_full_disk(
     (tiny_spool / "ballast").write_bytes(b"b" * 1_000_000)
     client = await rig.client()
     await start(client, "shim", "printer", python("import os\nos.write(1, b'e' * 300_000)"))
-    await eventually(lambda: nothing_left("printer"))
+    await eventually(lambda: rig.nothing_left("printer"))
     await client.request("shutdown", graces=[0, 0, 0.5])
     assert await rig.wait(10) == 0
     assert "output_abandoned" in rig.log()
@@ -88,7 +88,7 @@ async def test_files_above_a_size_limit_count_as_a_full_disk(rig: Rig, short_dir
     resource.prlimit(rig.process.pid, resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
     program = "import os\nos.write(1, b'f' * 150_000)"
     _, collector = await start(client, "shim", "printer", python(program))
-    await eventually(lambda: nothing_left("printer"))
+    await eventually(lambda: rig.nothing_left("printer"))
     assert collector.exits == []
     assert len(collector.data) <= 100_000
     resource.prlimit(rig.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pool.keeper.client import KeeperError
-from tests.pool.keeper.rig import ECHO, Collector, Rig, nothing_left, python, start
+from tests.pool.keeper.rig import ECHO, Collector, Rig, python, start
 from tests.waiting import eventually
 
 COUNTER = """
@@ -197,7 +197,7 @@ async def test_a_grandchild_that_holds_stdout_does_not_delay_the_exit(rig: Rig, 
     _, collector = await start(client, wrapper, "holder", python(program))
     assert await collector.exit(5) == (0, None, "")
     assert collector.data == b"bye\n"
-    assert nothing_left("holder")
+    assert rig.nothing_left("holder")
 
 
 async def test_output_of_the_last_moment_comes_before_the_exit(rig: Rig, wrapper: str) -> None:

@@ -13,6 +13,8 @@ import pytest
 from pool.keeper import procfs
 from tests.waiting import eventually_sync
 
+MARK = procfs.Mark("test-instance-1", f"test-site-{os.getpid()}")
+
 
 @pytest.fixture
 def child() -> Iterator[subprocess.Popen[bytes]]:
@@ -20,7 +22,7 @@ def child() -> Iterator[subprocess.Popen[bytes]]:
         [sys.executable, "-c", "import sys; print(1, flush=True); sys.stdin.read()"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env={procfs.MARKER: "test-instance-1"},
+        env=MARK.environment(),
     )
     assert process.stdout is not None
     process.stdout.readline()
@@ -35,17 +37,18 @@ def test_a_name_with_brackets_and_spaces_is_no_trap() -> None:
 
 
 def test_a_process_is_found_by_its_marker_and_its_parent(child: subprocess.Popen[bytes]) -> None:
-    found = procfs.marked(["test-instance-1", "another"])
-    assert [stat.pid for stat in found.pop("test-instance-1")] == [child.pid]
+    found = procfs.marked([MARK, procfs.Mark("another", MARK.site)])
+    assert [stat.pid for stat in found.pop(MARK)] == [child.pid]
     assert found == {}
     assert child.pid in procfs.children(os.getpid())
     assert child.pid in [stat.pid for stat in procfs.descendants([os.getpid()])]
-    assert procfs.marker_of(child.pid) == "test-instance-1"
-    assert procfs.marker_of(2**22 + 1) is None
+    assert procfs.mark_of(child.pid) == MARK
+    assert procfs.mark_of(2**22 + 1) is None
 
 
 def test_a_marker_that_only_begins_alike_is_another(child: subprocess.Popen[bytes]) -> None:
-    assert procfs.marked(["test-instance", "test-instance-11"]) == {}
+    others = [("test-instance", MARK.site), ("test-instance-11", MARK.site), (MARK.instance, "elsewhere")]
+    assert procfs.marked(procfs.Mark(*other) for other in others) == {}
 
 
 def test_a_later_process_with_the_pid_is_not_signalled(child: subprocess.Popen[bytes]) -> None:
@@ -53,9 +56,9 @@ def test_a_later_process_with_the_pid_is_not_signalled(child: subprocess.Popen[b
     assert stat is not None
     older = procfs.Stat(stat.pid, stat.comm, stat.state, stat.ppid, stat.start_ticks - 1)
     assert not procfs.signal_exactly(older, signal.SIGKILL)
-    assert not procfs.signal_exactly(stat, signal.SIGKILL, marker="another")
+    assert not procfs.signal_exactly(stat, signal.SIGKILL, mark=procfs.Mark("another", MARK.site))
     assert child.poll() is None
-    assert procfs.signal_exactly(stat, signal.SIGKILL, marker="test-instance-1")
+    assert procfs.signal_exactly(stat, signal.SIGKILL, mark=MARK)
     assert child.wait(10) == -signal.SIGKILL
 
 

@@ -15,7 +15,6 @@ from tests.pool.keeper.rig import (
     Collector,
     Rig,
     gone,
-    nothing_left,
     python,
     request,
     start,
@@ -100,7 +99,7 @@ async def test_nothing_of_a_tree_is_left(rig: Rig, wrapper: str, program: str, g
     answer = await client.request("stop", instance="tree", graces=graces)
     assert answer["gone"]
     await collector.exit()
-    assert nothing_left("tree")
+    assert rig.nothing_left("tree")
     assert not [pid for pid in tree if is_alive(pid)]
     assert {process.pid for process in process_tree(rig.process.pid)} == before
 
@@ -185,7 +184,7 @@ async def test_a_ladder_goes_on_when_the_server_that_asked_is_gone(rig: Rig, wra
     await client.request("list")
     client.close()
     await gone(attached.facts["identity"]["pid"])
-    await eventually(lambda: nothing_left("deaf"))
+    await eventually(lambda: rig.nothing_left("deaf"))
     again = await rig.client(2)
     last = Collector(3)
     await again.attach("deaf", 3, last)
@@ -236,7 +235,7 @@ async def test_a_stopped_wrapper_is_ended_all_the_same(rig: Rig, wrapper: str) -
     os.kill(top.pid, signal.SIGSTOP)
     assert (await client.request("stop", instance="frozen", graces=[0.1, 0.1, 10]))["gone"]
     await collector.exit()
-    assert nothing_left("frozen")
+    assert rig.nothing_left("frozen")
 
 
 @pytest.mark.parametrize(
@@ -294,7 +293,7 @@ async def test_an_abandoned_start_leaves_nothing(rig: Rig, wrapper: str) -> None
     client.tell("start", **request(wrapper, "unwanted", python(DOUBLE_FORK)))
     await client.request("abandon", instance="unwanted")
     assert (await client.request("list"))["instances"] == []
-    assert nothing_left("unwanted")
+    assert rig.nothing_left("unwanted")
     await client.request("abandon", instance="unwanted")
     # and the id may be used, because nothing is left of it
     _, collector = await start(client, wrapper, "unwanted", python("print('fresh')"))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pool.keeper.rig import SLEEPER, Rig, nothing_left, python, start
+from tests.pool.keeper.rig import SLEEPER, Rig, python, start
 from tests.waiting import eventually, eventually_sync
 
 FREEZER = Path("/sys/fs/cgroup/freezer")
@@ -65,14 +65,14 @@ async def test_what_outlives_kill_is_stuck_until_it_is_gone(rig: Rig, wrapper: s
     assert answer["gone"] is False
     assert {"event": "stuck", "instance": "one"} in rig.events
     assert collector.exits == []
-    assert not nothing_left("one")
+    assert not rig.nothing_left("one")
     # others are served all the while
     _, other = await start(client, wrapper, "two", ["/bin/true"])
     await other.exit()
     freezer.thaw()
     # both signals waited for it; the kernel says which it died of
     assert (await collector.exit())[1] in ("SIGKILL", "SIGTERM")
-    await eventually(lambda: nothing_left("one"))
+    await eventually(lambda: rig.nothing_left("one"))
 
 
 async def test_a_keeper_does_not_wait_for_ever_for_what_is_stuck(
@@ -88,4 +88,4 @@ async def test_a_keeper_does_not_wait_for_ever_for_what_is_stuck(
     assert await rig.wait(20) == 1
     assert "keeper_gives_up" in rig.log()
     freezer.thaw()
-    await eventually(lambda: nothing_left("one"))
+    await eventually(lambda: rig.nothing_left("one"))

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from pool.errors import KeeperUnavailable
+from pool.keeper.procfs import SITE_MARKER, site_of
 from pool.launch.base import LaunchSpec, StopGraces
 from pool.launch.local import LocalLauncher
 from pool.model import ExitStatus, InstanceId, SessionId, SessionKey, UserId
+from tests.procfs import marked_processes
 from tests.waiting import eventually
 
 SCRIPT = f"""#!{sys.executable}
@@ -68,6 +70,7 @@ class Stand:
         self.workspace = base / "data" / "workspaces" / "alice"
         self.home = base / "data" / "homes" / "alice"
         self.lost: list[str] = []
+        self._site = site_of(base / "data")
         launcher.on_lost(lambda: self.lost.append("lost"))
         for directory in (self.workspace, self.home):
             directory.mkdir(parents=True, exist_ok=True)
@@ -91,6 +94,10 @@ class Stand:
         status = await sink.exit()
         assert status == ExitStatus(0), sink.exits
         return json.loads(sink.data)
+
+    def processes(self, instance: str) -> list[int]:
+        """The pids of the living processes of an instance; other tests use the same ids elsewhere."""
+        return [p.pid for p in marked_processes(instance) if p.environ.get(SITE_MARKER) == self._site]
 
     async def aclose(self) -> None:
         """End everything, also when the launcher was detached before."""

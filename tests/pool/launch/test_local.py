@@ -24,7 +24,7 @@ from pool.launch.base import StopGraces
 from pool.launch.local import LocalLauncher
 from pool.model import ExitStatus, InstanceId
 from tests.pool.launch.rig import QUICK, Sink, Stand, cancelled
-from tests.procfs import is_alive, marked_processes
+from tests.procfs import is_alive
 from tests.waiting import eventually
 
 LINE = b'{"type":"keep_alive","n":%d}'
@@ -45,7 +45,7 @@ async def test_a_life_from_start_to_forget(stand_of: Callable[..., Stand], mode:
     assert hello["cwd"] == ("/workspace" if mode == "bwrap" else str(stand.workspace))
     assert handle.isolation.startswith(mode)
     assert handle.identity is not None
-    assert handle.identity.pid in [process.pid for process in marked_processes("one")]
+    assert handle.identity.pid in stand.processes("one")
     await handle.write(LINE % 1)
     await handle.write(LINE % 2 + b"\n")
     assert [line["n"] for line in (await sink.lines(3))[1:]] == [1, 2]
@@ -60,7 +60,7 @@ async def test_a_life_from_start_to_forget(stand_of: Callable[..., Stand], mode:
         await launcher.forget(InstanceId("one"))
     await handle.stop(QUICK)
     assert await sink.exit() == ExitStatus(0)
-    assert not marked_processes("one")
+    assert not stand.processes("one")
     for gone in (handle.write(LINE % 3), handle.signal("SIGTERM")):
         with pytest.raises(InstanceGone):
             await gone
@@ -151,7 +151,7 @@ async def test_a_keeper_that_dies_is_told_of_and_replaced(stand_of: Callable[...
     with pytest.raises(KeeperUnavailable):
         await stand.launcher.list()
     assert await stand.launcher.open(1) == 1
-    assert not marked_processes("one")
+    assert not stand.processes("one")
     [listing] = await stand.launcher.list()
     assert listing.exit_status == ExitStatus(None, None)
     assert listing.end_offset == len(sink.data)
@@ -172,7 +172,7 @@ async def test_the_end_of_all_is_waited_for(
     await stand.launcher.aclose(end_instances=True)
     assert await sink.exit() == ExitStatus(None, "SIGKILL")
     assert not is_alive(keeper)
-    assert not marked_processes("one")
+    assert not stand.processes("one")
     assert not (short_dir / "run").exists()
     assert stand.lost == []
 
@@ -207,7 +207,7 @@ async def test_a_cancelled_start_leaves_nothing(
     await asyncio.sleep(moment)
     if await cancelled(task):
         assert await stand.launcher.list() == []
-        assert not marked_processes("one")
+        assert not stand.processes("one")
         assert (sink.exits, sink.lost) == ([], 0)
 
 
