@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pool.model import TurnInfo as TurnInfo
     from pool.model import TurnState as TurnState
     from pool.names import check_name as check_name
+    from pool.policy.rules.decision import compile_rules as compile_rules
     from pool.pool import ClaudeInstancePool as ClaudeInstancePool
     from pool.runtime.hub import Subscription as Subscription
     from pool.runtime.hub import Viewer as Viewer
@@ -54,6 +55,7 @@ _HOMES = {
     "UsageRecord": "pool.store.usage",
     "Viewer": "pool.runtime.hub",
     "check_name": "pool.names",
+    "compile_rules": "pool.policy.rules.decision",
     "errors": "pool",
     "open_accounts": "pool.composition",
     "remove_user_files": "pool.composition",
@@ -79,6 +81,7 @@ __all__ = [
     "UsageRecord",
     "Viewer",
     "check_name",
+    "compile_rules",
     "open_accounts",
     "remove_user_files",
 ]

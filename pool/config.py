@@ -94,6 +94,10 @@ class PoolConfig:
     isolation_mode: str = "auto"
     isolation_network: str = "auto"
     permission_modes: tuple[str, ...] = ("default", "acceptEdits", "plan")
+    allowed_commands: tuple[str, ...] = ()
+    denied_commands: tuple[str, ...] = ()
+    allowed_paths: tuple[str, ...] = ()
+    denied_paths: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "data_dir", Path(self.data_dir).absolute())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from pool import PoolConfig, Quota, QuotaBook
+from pool import PoolConfig, Quota, QuotaBook, compile_rules
 from server.config import QuotaKeys, Quotas, ServerConfig
 from server.settings import secret_text
 
@@ -24,14 +24,18 @@ _POOL_KEYS = (
     "queue_timeout_seconds",
     "spool_max_bytes",
 )
+_TOOL_RULES = ("allowed_commands", "denied_commands", "allowed_paths", "denied_paths")
 
 
 def to_pool_config(config: ServerConfig, data_dir: Path, environ: Mapping[str, str]) -> PoolConfig:
     """What the pool needs to know of ``config``.
 
     ``environ`` gives the values of the names in ``cli.env``. Raises
-    ``BadRequest`` naming all fields that the pool does not take.
+    ``BadRequest`` naming all fields that the pool does not take, or the rule
+    for tools that is none.
     """
+    tool_rules = {key: tuple(getattr(config.security, key)) for key in _TOOL_RULES}
+    compile_rules(**tool_rules)
     return PoolConfig(
         data_dir=data_dir,
         storage_url=secret_text(config.storage.url),
@@ -43,6 +47,10 @@ def to_pool_config(config: ServerConfig, data_dir: Path, environ: Mapping[str, s
         isolation_mode=config.isolation.mode,
         isolation_network=config.isolation.network,
         permission_modes=tuple(config.security.permission_modes),
+        allowed_commands=tool_rules["allowed_commands"],
+        denied_commands=tool_rules["denied_commands"],
+        allowed_paths=tool_rules["allowed_paths"],
+        denied_paths=tool_rules["denied_paths"],
         **{key: getattr(config.pool, key) for key in _POOL_KEYS},
     )
 
@@ -83,6 +91,5 @@ def keys_not_in_effect(config: ServerConfig) -> list[str]:
         "pool.warm_spares": config.pool.warm_spares > 0,
         "storage.retention_days": config.storage.retention_days != blank.storage.retention_days,
     }
-    rules = config.security.model_dump(exclude={"permission_modes"})
-    checks |= {f"security.{key}": bool(value) for key, value in rules.items()}
+    checks["security.allowed_slash_commands"] = config.security.allowed_slash_commands is not None
     return [key for key, is_set in checks.items() if is_set]

@@ -12,7 +12,7 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING
 
-from pool.errors import InstanceGone, PoolError
+from pool.errors import InstanceGone, KeeperUnavailable, PoolError
 from pool.launch.base import InstanceListing
 from pool.lifecycle.instance import InstanceEvent
 from pool.lifecycle.session import SessionEvent, SessionMachine
@@ -84,14 +84,18 @@ class Adoption:
                 async with asyncio.timeout(_ATTACH_SECONDS):
                     await instance.ended.wait()
                 return
-            answer = await instance.handshake(_ATTACH_SECONDS)
+            answer = await instance.handshake(_ATTACH_SECONDS, session.around.tool_policy.hooks)
         except InstanceGone:
             instance.exited(ExitStatus(), "")
+        except KeeperUnavailable:
+            # It died between the list and now, and told nobody who was not attached yet.
+            session.around.tasks.start(self.after_keeper(instance), f"keeper-lost:{session.key}")
         except (PoolError, TimeoutError) as error:
             _log.error("instance %s could not be taken over and is stopped: %s", instance.id, error)
             session.stop_instance("it could not be taken over")
         else:
             await self._taken_over(instance, answer)
+            await session.around.tool_policy.answer_again(session, instance, listing.end_offset)
 
     def _stands_as_found(self) -> None:
         """A session with an instance is live, or about to be; it is not parked as it was loaded."""

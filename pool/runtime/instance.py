@@ -185,13 +185,17 @@ class Instance:
             raise InstanceGone(f"instance {self.id} has no process")
         await self.handle.write(line)
 
-    async def handshake(self, timeout_seconds: float) -> ControlResponse:
+    async def handshake(
+        self, timeout_seconds: float, hooks: Mapping[str, Any] | None = None
+    ) -> ControlResponse:
         """Ask for the ready signal; also the way to take over a running CLI with its open asks.
+
+        ``hooks`` replace those of whoever was attached before; None: there are none.
 
         Raises ``LaunchFailed`` with the failed step and the last of stderr.
         """
         try:
-            frame = await self.ask("initialize", hooks={}, timeout_seconds=timeout_seconds)
+            frame = await self.ask("initialize", hooks=dict(hooks or {}), timeout_seconds=timeout_seconds)
         except TimeoutError:
             raise await self._launch_failed(f"it did not answer within {timeout_seconds:g} s") from None
         except PoolError as error:

@@ -80,6 +80,8 @@ class Reader:
 
     def _control_request(self, instance: Instance, frame: frames.ControlRequest) -> None:
         session = self._session
+        if frame.subtype == "hook_callback" and session.around.tool_policy.answer(session, instance, frame):
+            return
         if frame.subtype != "can_use_tool":
             session.delivery.refuse(instance, frame.request_id, frame.subtype)
             return

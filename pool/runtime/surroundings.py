@@ -13,7 +13,9 @@ from pool.config import PoolConfig
 from pool.launch.base import Launcher
 from pool.model import InstanceId
 from pool.runtime.conformance.features import Features
+from pool.runtime.counting import Counters
 from pool.runtime.slots import Slots
+from pool.runtime.tool_policy import ToolPolicy
 from pool.store.base import Store
 from pool.workspace.workspaces import Workspaces
 
@@ -69,10 +71,15 @@ class Surroundings:
     slots: Slots
     spawn_gate: asyncio.Semaphore
     tasks: Tasks = field(default_factory=Tasks)
+    counters: Counters = field(default_factory=Counters)
     keeper_is_back: asyncio.Event = field(default_factory=asyncio.Event)
     epoch: int = 0
     is_stopping: bool = False
     instance_ended: Callable[[InstanceId], None] = lambda _instance: None
     cli_stamp: Callable[[], str] = lambda: ""
     features: Features = field(default_factory=Features)
+    tool_policy: ToolPolicy = field(init=False)
     cli_check: Mapping[str, Any] = field(default_factory=lambda: {"ok": True, "detail": "not checked yet"})
+
+    def __post_init__(self) -> None:
+        self.tool_policy = ToolPolicy(self.config)

@@ -200,7 +200,7 @@ class Waking:
         instance.handle = await around.launcher.start(spec, instance)
         self._note_identity(instance)
         left = deadline - asyncio.get_running_loop().time()
-        await instance.handshake(max(left, 0.1))
+        await instance.handshake(max(left, 0.1), around.tool_policy.hooks)
         if instance.stop_reason is not None:
             raise LaunchFailed("the instance was stopped while it started", details={"step": "stopped"})
 
