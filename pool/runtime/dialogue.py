@@ -27,6 +27,7 @@ from pool.protocol.command_line import check_model
 from pool.protocol.connection import user_message
 from pool.protocol.content import check_content
 from pool.runtime import choices
+from pool.runtime.counting import counts_refusals
 from pool.runtime.faults import pause_point
 from pool.runtime.session import Session
 from pool.runtime.viewing import Viewing, check_title
@@ -43,6 +44,7 @@ class Dialogue(Viewing):
 
     # --- sessions -----------------------------------------------------------------------
 
+    @counts_refusals
     async def create_session(
         self,
         user_id: str,
@@ -58,10 +60,12 @@ class Dialogue(Viewing):
         session, created = await self._find_or_make(key, template, title, model, permission_mode)
         return session.info(), created
 
+    @counts_refusals
     async def get_session(self, user_id: str, session_id: str) -> SessionInfo:
         """The session. Raises ``NotFound``."""
         return (await self._get(user_id, session_id)).info()
 
+    @counts_refusals
     async def list_sessions(
         self,
         user_id: str,
@@ -86,6 +90,7 @@ class Dialogue(Viewing):
             infos.append((live or await self._supervisor.get(record.key)).info())
         return infos
 
+    @counts_refusals
     async def update_session(
         self,
         user_id: str,
@@ -106,6 +111,7 @@ class Dialogue(Viewing):
         await session.log.settled()
         return session.info()
 
+    @counts_refusals
     async def archive_session(self, user_id: str, session_id: str) -> None:
         """Take the session out of the list and stop its instance; a new message brings it back."""
         session = await self._get(user_id, session_id)
@@ -113,6 +119,7 @@ class Dialogue(Viewing):
             self._supervisor.archive(session)
         await session.log.settled()
 
+    @counts_refusals
     async def fork_session(
         self, user_id: str, session_id: str, new_session_id: str | None = None
     ) -> SessionInfo:
@@ -132,12 +139,14 @@ class Dialogue(Viewing):
         await session.log.settled()
         return session.info()
 
+    @counts_refusals
     async def set_model(self, user_id: str, session_id: str, model: str | None) -> None:
         """Take another model for this session."""
         session = await self._get(user_id, session_id)
         await choices.set_model(session, check_model(model) if model is not None else None)
         await session.log.settled()
 
+    @counts_refusals
     async def set_permission_mode(self, user_id: str, session_id: str, mode: str) -> None:
         """Take another permission mode. Raises ``Forbidden`` for one that is not configured."""
         session = await self._get(user_id, session_id)
@@ -146,6 +155,7 @@ class Dialogue(Viewing):
 
     # --- messages ------------------------------------------------------------------------
 
+    @counts_refusals
     async def submit(
         self,
         user_id: str,
@@ -196,6 +206,7 @@ class Dialogue(Viewing):
             await pause_point("accept.before_store")
             return await session.accept(record, checked, on_accepted)
 
+    @counts_refusals
     async def interrupt(self, user_id: str, session_id: str) -> None:
         """End the running turn, withdraw the queued ones. Nothing open: nothing happens."""
         session = await self._get(user_id, session_id)
@@ -203,10 +214,12 @@ class Dialogue(Viewing):
         session.log.flush()
         await session.log.settled()
 
+    @counts_refusals
     async def permissions(self, user_id: str, session_id: str) -> list[PermissionInfo]:
         """The approvals that wait for an answer."""
         return (await self._get(user_id, session_id)).approvals.open()
 
+    @counts_refusals
     async def answer_permission(
         self,
         user_id: str,

@@ -12,6 +12,7 @@ from pool.errors import BadRequest, Forbidden
 from pool.model import BEGINNING, Cursor, SessionId, SessionKey, TurnState, UserId
 from pool.names import check_name
 from pool.protocol.command_line import check_model
+from pool.runtime.counting import Counters, counts_refusals
 from pool.runtime.hub import Subscription, Viewer
 from pool.runtime.session import Session
 from pool.runtime.supervisor import Supervisor
@@ -22,6 +23,12 @@ class Viewing:
 
     _supervisor: Supervisor
 
+    @property
+    def counters(self) -> Counters:
+        """What this pool counts of itself."""
+        return self._supervisor.around.counters
+
+    @counts_refusals
     async def subscribe(
         self, user_id: str, session_id: str, cursor: str | None, viewer: Viewer, *, create: bool = True
     ) -> Subscription:
@@ -44,12 +51,14 @@ class Viewing:
             oldest = await self._supervisor.around.store.oldest_event(key)
             start = BEGINNING
             gap = (asked or start, oldest or start)
+            self.counters.gaps.add()
             viewer.deliver([session.replay.gap_frame(gap)])
         subscription = Subscription(session.channel, session.replay, viewer, start)
         subscription.start()
         self._viewer_arrived(session)
         return subscription
 
+    @counts_refusals
     async def history(
         self,
         user_id: str,
@@ -81,6 +90,7 @@ class Viewing:
         preceding = str(rows[0].cursor) if (more and newest_first) or start is not None else None
         return frames, following, preceding
 
+    @counts_refusals
     async def status(self, user_id: str, session_id: str) -> dict[str, Any]:
         """State, open turn, queue, open approvals and usage of a session."""
         session = await self._get(user_id, session_id)
