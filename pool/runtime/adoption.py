@@ -90,6 +90,9 @@ class Adoption:
         except KeeperUnavailable:
             # It died between the list and now, and told nobody who was not attached yet.
             session.around.tasks.start(self.after_keeper(instance), f"keeper-lost:{session.key}")
+        except KeeperUnavailable:
+            # It died between the list and now, and told nobody who was not attached yet.
+            session.around.tasks.start(self.after_keeper(instance), f"keeper-lost:{session.key}")
         except (PoolError, TimeoutError) as error:
             _log.error("instance %s could not be taken over and is stopped: %s", instance.id, error)
             session.stop_instance("it could not be taken over")

@@ -45,13 +45,13 @@ class Approvals:
         self._log = log
         self._clock = clock
         self._records: dict[str, PermissionRecord] = {}
-        self._seen: set[str] = set()
+        self._seen: dict[str, InstanceId] = {}
 
     def restore(self, records: Iterable[PermissionRecord]) -> None:
         """Take over what an earlier server left open or answered."""
         for record in records:
             self._records[record.request_id] = record
-            self._seen.add(record.request_id)
+            self._seen[record.request_id] = record.instance_id
 
     def __len__(self) -> int:
         return sum(record.state == "open" for record in self._records.values())
@@ -64,9 +64,9 @@ class Approvals:
         self, instance_id: InstanceId, turn_id: TurnId | None, request_id: str, request: dict[str, Any]
     ) -> bool:
         """The CLI asks. False when this very ask is known already (listed again on a new attach)."""
-        if request_id in self._seen:
+        if self._seen.get(request_id) == instance_id:
             return False
-        self._seen.add(request_id)
+        self._seen[request_id] = instance_id
         tool = request.get("tool_name")
         at = self._log.position
         record = PermissionRecord(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from pool.errors import InstanceGone, PoolError
-from pool.model import InstanceState
+from pool.model import InstanceState, TurnId
 from pool.runtime.instance import Instance
 from pool.runtime.session import Session
 
@@ -38,6 +38,19 @@ class _Inbox:
         self.backlog_bytes -= len(frame)
         body: dict[str, Any] = msgspec.json.decode(frame)
         return body
+
+
+def _is_outcome(frame: dict[str, Any]) -> bool:
+    if frame["state"] == "lost":
+        raise InstanceGone(frame.get("reason", {}).get("message", "the turn was lost"))
+    return frame["state"] in _OUTCOMES
+
+
+def _shown(frame: dict[str, Any]) -> dict[str, Any] | None:
+    if frame["type"] == "event":
+        event: dict[str, Any] = frame["event"]
+        return event
+    return frame if frame["type"].startswith("permission_") else None
 
 
 class PooledInstance:
@@ -105,11 +118,11 @@ class PooledInstance:
         return self.is_healthy
 
     async def ask(self, content: object, *, message_id: str | None = None) -> AsyncIterator[dict[str, Any]]:
-        """One turn: the CLI's frames as they come, to the turn's end.
+        """One turn: the CLI's frames as they come, from its begin to its end, and of no other turn.
 
         Raises ``InstanceGone`` when the process ended under the turn. Frames
         of approvals (``permission_request``) are given too: somebody must
-        answer them.
+        answer them. A ``message_id`` whose turn has ended gives nothing.
         """
         inbox = _Inbox()
         key = self._instance.key
@@ -118,21 +131,25 @@ class PooledInstance:
             accepted = await self._pool.submit(
                 key.user_id, key.session_id, content, message_id=message_id or uuid.uuid4().hex
             )
+            if accepted.repeated and await self._has_ended(accepted.turn_id):
+                return
+            is_running = accepted.repeated
             while True:
                 frame = await inbox.take()
                 if not inbox.backlog_bytes:
                     subscription.drained()
                 if frame["type"] == "turn" and frame["turn_id"] == accepted.turn_id:
-                    if frame["state"] == "lost":
-                        raise InstanceGone(frame.get("reason", {}).get("message", "the turn was lost"))
-                    if frame["state"] in _OUTCOMES:
+                    is_running = frame["state"] == "running"
+                    if _is_outcome(frame):
                         return
-                elif frame["type"] == "event":
-                    yield frame["event"]
-                elif frame["type"].startswith("permission_"):
-                    yield frame
+                elif is_running and (shown := _shown(frame)) is not None:
+                    yield shown
         finally:
             subscription.close()
+
+    async def _has_ended(self, turn_id: TurnId) -> bool:
+        record = await self._session.around.store.get_turn(self._instance.key, turn_id)
+        return record is not None and record.state.is_terminal
 
     async def interrupt(self) -> None:
         """End the running turn; the instance lives on."""

@@ -169,7 +169,8 @@ class FakeLauncher(Launcher):
         try:
             await self.passing("started")
         except BaseException:
-            cli.die(signal="SIGKILL")
+            if self.host.attached is self:
+                cli.die(signal="SIGKILL")
             raise
         return self._handle(cli, 0, sink)
 

@@ -53,6 +53,7 @@ class World:
         tasks = [*pool._around.tasks._tasks]
         for session in pool._supervisor.sessions.values():
             session.quiet()
+            session.log._is_closed = True
             subscriptions = list(session.channel.subscriptions)
             tasks += [s._task for s in subscriptions if s._task is not None]
             tasks += [session.log._task] if session.log._task is not None else []
