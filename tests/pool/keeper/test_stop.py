@@ -118,7 +118,7 @@ async def test_term_goes_to_the_cli_itself_which_may_say_goodbye(rig: Rig, wrapp
     program = """
 import os, signal, sys, time
 def goodbye(*_):
-    print('goodbye', flush=True)
+    os.write(1, b'goodbye' + bytes([10]))
     time.sleep(0.3)
     os._exit(143)
 signal.signal(signal.SIGTERM, goodbye)
