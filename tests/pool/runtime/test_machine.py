@@ -1,0 +1,264 @@
+"""Any order of what users, CLIs, keepers and servers do: DESIGN section 4's invariants after every step."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from pool import ClaudeInstancePool, errors
+from pool.model import Cursor
+from pool.policy.backoff import CrashHistory, CrashRules
+from pool.runtime.session import Session
+from tests.fakes.fake_cli import FakeCli
+from tests.pool.conftest import OUTCOMES, Screen
+from tests.pool.runtime.conftest import World, manual
+from tests.pool.runtime.tape import Paper
+
+T = TypeVar("T")
+SESSIONS = st.sampled_from(["a", "b"])
+PAUSES = st.integers(0, 12)
+QUICK = CrashRules(first_delay_seconds=0.001, largest_delay_seconds=0.002)
+
+
+class Machine(RuleBasedStateMachine):
+    """Two sessions, one slot, one host; the server, its keeper and the CLIs may die at any step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.directory = Path(tempfile.mkdtemp(prefix="cp-"))
+        self.world = World(self.directory / "data")
+        self.world.host.prepare = manual
+        self.pool: ClaudeInstancePool
+        self.screens: dict[str, Screen] = {}
+        self.seen: dict[str, list[dict[str, Any]]] = {"a": [], "b": []}
+        self.accepted: dict[str, dict[str, str]] = {"a": {}, "b": {}}
+        self.count = 0
+        self.run(self._serve())
+
+    def run(self, work: Coroutine[Any, Any, T], pause: int = 0) -> T:
+        async def both() -> T:
+            result = await asyncio.wait_for(work, 10)
+            for _ in range(pause):
+                await asyncio.sleep(0)
+            return result
+
+        return self.loop.run_until_complete(both())
+
+    async def _serve(self) -> None:
+        self.pool = await self.world.start(max_instances=1, stop_grace_seconds=0.05)
+        for name in self.seen:
+            frames = self.seen[name]
+            screen = self.screens[name] = Screen()
+            await self.pool.subscribe("alice", name, frames[-1]["cursor"] if frames else "0", screen)
+        for session in self.pool._supervisor.sessions.values():
+            session.crashes = CrashHistory(QUICK)
+
+    def collect(self) -> None:
+        """Put what the viewers saw since to what they saw before."""
+        for name, screen in self.screens.items():
+            self.seen[name] += [f for f in screen.frames if f["type"] != "subscribed"]
+            screen.frames.clear()
+
+    def session(self, name: str) -> Session:
+        return next(s for s in self.pool._supervisor.sessions.values() if s.key.session_id == name)
+
+    def cli(self, name: str) -> FakeCli | None:
+        living = [cli for cli in self.world.host.living if cli.spec.key.session_id == name]
+        return living[-1] if living else None
+
+    # --- users -------------------------------------------------------------------------------
+
+    @rule(name=SESSIONS, pause=PAUSES)
+    def submit(self, name: str, pause: int) -> None:
+        self.count += 1
+        self._send(name, f"m{self.count}", pause)
+
+    @rule(name=SESSIONS, pause=PAUSES)
+    def submit_again(self, name: str, pause: int) -> None:
+        if self.accepted[name]:
+            message_id = next(iter(self.accepted[name]))
+            before = self.accepted[name][message_id]
+            self._send(name, message_id, pause)
+            assert self.accepted[name][message_id] == before
+
+    def _send(self, name: str, message_id: str, pause: int) -> None:
+        text = f"words {message_id}"
+        work = self.pool.submit("alice", name, text, message_id=message_id)
+        try:
+            self.accepted[name][message_id] = self.run(work, pause).turn_id
+        except errors.QuotaExceeded:
+            return
+
+    @rule(name=SESSIONS, pause=PAUSES)
+    def interrupt(self, name: str, pause: int) -> None:
+        self.run(self.pool.interrupt("alice", name), pause)
+
+    @rule(name=SESSIONS, decision=st.sampled_from(["allow", "deny"]), pause=PAUSES)
+    def answer(self, name: str, decision: str, pause: int) -> None:
+        for info in self.run(self.pool.permissions("alice", name)):
+            work = self.pool.answer_permission("alice", name, info.request_id, decision, answered_by="a")
+            self.run(work, pause)
+
+    @rule(name=SESSIONS, pause=PAUSES)
+    def archive(self, name: str, pause: int) -> None:
+        self.run(self.pool.archive_session("alice", name), pause)
+
+    @rule(name=SESSIONS, pause=PAUSES)
+    def destroy(self, name: str, pause: int) -> None:
+        self.run(self.pool.destroy_instance("alice", name), pause)
+
+    @rule(name=SESSIONS, place=st.integers(0, 1000))
+    def follow_from_an_old_cursor(self, name: str, place: int) -> None:
+        self.collect()
+        if self.seen[name]:
+            start = place % len(self.seen[name])
+            assert self.run(self._read(name, start)) == self.seen[name][start + 1 :]
+
+    async def _read(self, name: str, start: int) -> list[dict[str, Any]]:
+        paper = Paper()
+        cursor = self.seen[name][start]["cursor"]
+        subscription = await self.pool.subscribe("alice", name, cursor, paper)
+        while subscription._task is not None:
+            await asyncio.sleep(0.001)
+        subscription.close()
+        self.collect()
+        return paper.frames[1:]
+
+    # --- CLIs --------------------------------------------------------------------------------
+
+    @rule(
+        name=SESSIONS, kind=st.sampled_from(["delta", "ask", "result", "finish", "own", "die"]), pause=PAUSES
+    )
+    def the_cli_goes_on(self, name: str, kind: str, pause: int) -> None:
+        cli = self.cli(name)
+        if cli is not None:
+            self.run(self._go_on(cli, kind), pause)
+
+    async def _go_on(self, cli: FakeCli, kind: str) -> None:
+        is_busy = cli.current is not None or cli.own_turn
+        if kind == "own" and not is_busy:
+            cli.begin_own()
+        elif kind == "die":
+            cli.die(signal="SIGKILL")
+        elif is_busy and kind == "ask":
+            self.count += 1
+            cli.ask(f"r{self.count}")
+        elif is_busy and kind == "finish":
+            cli.finish()
+        elif is_busy and kind == "delta":
+            cli.delta("x")
+        elif is_busy and kind == "result":
+            cli.result(is_error=True, result="no")
+
+    # --- the machine room ----------------------------------------------------------------------
+
+    @rule(call=st.sampled_from(["start", "started", "write"]))
+    def a_launch_will_fail(self, call: str) -> None:
+        self.world.host.fail(call, errors.LaunchFailed("no"))
+
+    @rule(name=SESSIONS, pause=PAUSES)
+    def the_idle_time_is_over(self, name: str, pause: int) -> None:
+        async def over() -> None:
+            self.session(name).idleness._over()
+
+        self.run(over(), pause)
+
+    @rule(pause=PAUSES)
+    def the_keeper_dies(self, pause: int) -> None:
+        async def lose() -> None:
+            self.world.host.lose_keeper()
+
+        self.run(lose(), pause)
+
+    @rule()
+    def the_server_dies(self) -> None:
+        self.run(self.world.crash(self.pool))
+        self.collect()
+        self.run(self._serve())
+
+    @rule(seconds=st.sampled_from([0.001, 0.01, 0.03]))
+    def time_passes(self, seconds: float) -> None:
+        self.run(asyncio.sleep(seconds))
+
+    # --- what always holds -----------------------------------------------------------------------
+
+    @invariant()
+    def a_session_has_one_process_and_it_has_a_slot(self) -> None:
+        living = Counter(cli.spec.key for cli in self.world.host.living)
+        assert not living or max(living.values()) == 1
+        holders = self.pool._around.slots.holders
+        assert set(living) <= holders
+        for session in self.pool._supervisor.sessions.values():
+            if session.key in holders:
+                assert session.instance is not None or session.waking.is_under_way
+
+    @invariant()
+    def a_turn_is_given_to_one_process_and_in_order(self) -> None:
+        runs = Counter(run for cli in self.world.host.clis.values() for run in cli.runs)
+        assert not runs or max(runs.values()) == 1
+        for session in self.pool._supervisor.sessions.values():
+            numbers = [turn.record.number for turn in session.turns.queued]
+            assert numbers == sorted(numbers)
+            current = session.turns.current
+            assert current is None or not numbers or current.record.number < numbers[0]
+
+    @invariant()
+    def viewers_see_growing_cursors_and_each_turn_ends_once(self) -> None:
+        self.collect()
+        for frames in self.seen.values():
+            cursors = [Cursor.parse(frame["cursor"]) for frame in frames]
+            assert cursors == sorted(set(cursors))
+            ends = Counter(f["turn_id"] for f in frames if f["type"] == "turn" and f["state"] in OUTCOMES)
+            assert not ends or max(ends.values()) == 1
+
+    # --- the end ----------------------------------------------------------------------------------
+
+    def teardown(self) -> None:
+        try:
+            self.run(self._play_to_the_end())
+            self.collect()
+            for name, turns in self.accepted.items():
+                ended = {
+                    f["turn_id"] for f in self.seen[name] if f["type"] == "turn" and f["state"] in OUTCOMES
+                }
+                assert set(turns.values()) <= ended, "every accepted turn has ended"
+                assert {f["turn_id"] for f in self.seen[name] if f["type"] == "turn"} == ended
+        finally:
+            self.run(self.world.aclose())
+            self.loop.run_until_complete(self.loop.shutdown_default_executor())
+            self.loop.close()
+            shutil.rmtree(self.directory)
+
+    async def _play_to_the_end(self) -> None:
+        self.world.host.prepare = lambda _cli: None
+        async with asyncio.timeout(8):
+            while any(s.turns.open_turn or s.turns.queued for s in self.pool._supervisor.sessions.values()):
+                for cli in self.world.host.living:
+                    cli.is_manual = False
+                    if cli.current is not None or cli.own_turn:
+                        cli.finish()
+                await asyncio.sleep(0.002)
+        for session in self.pool._supervisor.sessions.values():
+            await session.log.settled()
+
+
+def test_no_order_of_events_breaks_the_pool() -> None:
+    run_state_machine_as_test(
+        Machine,
+        settings=settings(
+            max_examples=25,
+            stateful_step_count=25,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
