@@ -17,7 +17,7 @@ NETWORK_MODES = ("auto", "gateway_only", "outbound", "open")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quota:
-    """The limits of one user. None means no limit."""
+    """The limits of one user. None means no limit; ``models`` are names or patterns that may be asked for."""
 
     max_instances: int | None = 3
     max_sessions: int | None = 100
@@ -30,6 +30,7 @@ class Quota:
     tokens_per_day: int | None = None
     usd_per_day: float | None = None
     usd_per_month: float | None = None
+    models: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,10 +25,12 @@ from server.errors import errors_as_json
 from server.gateway.settings import describe as describe_model
 from server.headers import add_security_headers
 from server.openapi import with_document
-from server.rest import account, admin, sessions, sign_in, turns
+from server.rest import account, admin, sessions, sign_in, turns, usage
 from server.routes import Access, Route, add_routes
 from server.services import SERVICES, Services
 from server.static import WEB_DIR, static_files
+from server.usage import UsageBooks
+from server.usage import reader as usage_reader
 from server.ws import connection
 
 API_ROUTES: list[Route] = [
@@ -39,6 +41,7 @@ API_ROUTES: list[Route] = [
     *turns.ROUTES,
     *sse.ROUTES,
     *admin.ROUTES,
+    *usage.ROUTES,
     *connection.ROUTES,
 ]
 
@@ -84,6 +87,7 @@ def build_services(
         proxies=TrustedProxies(config.server.trusted_proxies),
         model=lambda: describe_model(data_dir),
         version=installed_version(),
+        usage=UsageBooks(pool.usage, data_dir, wall),
         notes=notes or {},
     )
 
@@ -115,6 +119,7 @@ def build_app(services: Services, *, web_dir: Path = WEB_DIR) -> web.Application
     app.on_response_prepare.append(add_security_headers)
     app.on_shutdown.append(_end_connections)
     app.cleanup_ctx.append(health.background_checks)
+    app.cleanup_ctx.append(usage_reader(services.usage))
     add_routes(app, routes, base)
     _add_static(app, base, web_dir)
     return app

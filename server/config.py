@@ -171,6 +171,9 @@ class Provider(Section):
     models: Texts = []
     prices: Annotated[dict[str, Any], _FromJson] = {}
     default: bool = False
+    allowed_models: Texts = []
+    aliases: Annotated[dict[str, str], _FromJson] = {}
+    max_connections: PositiveCount = 256
 
 
 class Pool(Section):
@@ -206,6 +209,7 @@ class QuotaKeys(Section):
     tokens_per_day: Count | None = None
     usd_per_day: Seconds | None = None
     usd_per_month: Seconds | None = None
+    models: Texts | None = None
 
 
 # Tags that no user name can have, so that they can be told from one in the place of an error.

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from pool import Accepted, InstanceInfo, PermissionInfo, SessionInfo, Viewer
+from server.usage import UsageStore
 
 
 class Subscription(Protocol):
@@ -136,6 +137,10 @@ class Pool(Protocol):
     @property
     def accounts(self) -> Accounts:
         """Usable after ``start``."""
+
+    @property
+    def usage(self) -> UsageStore:
+        """What model calls used; usable after ``start``."""
 
     async def start(self) -> None:
         """Take over what runs. Raises ``IsolationUnavailable``, ``KeeperUnavailable``."""

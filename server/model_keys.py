@@ -9,13 +9,16 @@ image which providers came that way.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from pydantic import SecretStr
 
 from server.config import Provider, ServerConfig
+from server.gateway.budgets import write_budgets
 from server.gateway.settings import GatewayConfigError, read_gateway_config, write_gateway_config
+from server.pool_settings import quota_book
 from server.settings import ENV_PREFIX, ConfigError
 
 MOVED = "CLAUDE_POOL_MOVED_PROVIDERS"
@@ -40,6 +43,7 @@ def move_keys(config: ServerConfig, data_dir: Path, environ: Mapping[str, str]) 
             kept = read_gateway_config(data_dir).providers
             providers |= {name: kept[name] for name in moved if name in kept}
         write_gateway_config(data_dir, providers)
+        _write_budgets(config, data_dir)
     except GatewayConfigError as error:
         raise ConfigError(f"bad configuration:\n  providers: {error}") from error
     if not found:
@@ -47,6 +51,13 @@ def move_keys(config: ServerConfig, data_dir: Path, environ: Mapping[str, str]) 
     rest = {name: value for name, value in environ.items() if name not in found}
     rest[MOVED] = ",".join(sorted(config.providers))
     return rest
+
+
+def _write_budgets(config: ServerConfig, data_dir: Path) -> None:
+    """The gateway holds users to their limits of model use by itself, also while no server runs."""
+    book = quota_book(config.quotas)
+    users = {user: asdict(book.for_user(user)) for user in book.users}
+    write_budgets(data_dir, asdict(book.default), users)
 
 
 def _plain(provider: Provider) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from server.auth.sign_in import SignIn
 from server.auth.users import Users
 from server.config import ServerConfig
 from server.door import Pool
+from server.usage import UsageBooks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +33,7 @@ class Services:
     proxies: TrustedProxies
     model: Callable[[], dict[str, Any]]
     version: str
+    usage: UsageBooks
     viewer_budget_bytes: int = 262144
     notes: dict[str, dict[str, Any]] = field(default_factory=dict)
 

@@ -29,18 +29,24 @@ async def me_object(services: Services, identity: Identity) -> dict[str, Any]:
         "roles": sorted(identity.roles),
         "scopes": sorted(identity.scopes),
         "multi_user": services.config.multi_user,
-        "quotas": _quotas(services, identity.user_id, instances),
+        "quotas": await _quotas(services, identity.user_id, instances),
         "permission_modes": services.config.security.permission_modes,
     }
 
 
-def _quotas(services: Services, user_id: str, instances: list[InstanceInfo]) -> dict[str, Any]:
-    limits = asdict(quota_book(services.config.quotas).for_user(user_id))
+async def _quotas(services: Services, user_id: str, instances: list[InstanceInfo]) -> dict[str, Any]:
+    quota = quota_book(services.config.quotas).for_user(user_id)
     used = {
         "max_instances": len(instances),
         "memory_bytes": sum(info.rss_bytes for info in instances),
     }
-    return {key: {"limit": limit, "used": used.get(key)} for key, limit in limits.items()}
+    quotas: dict[str, Any] = {
+        key: {"limit": limit, "used": used.get(key)} for key, limit in asdict(quota).items()
+    }
+    await services.usage.take_in()
+    for name, use in (await services.usage.quota_use(user_id, quota)).items():
+        quotas[name] |= use
+    return quotas
 
 
 async def list_own_instances(request: web.Request) -> web.Response:

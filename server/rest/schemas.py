@@ -217,7 +217,8 @@ class Tokens(BaseModel):
 
 
 class Me(BaseModel):
-    """The caller. ``quotas`` has for each limit ``limit`` (null: none) and ``used`` (null: not counted)."""
+    """The caller. ``quotas`` has for each limit ``limit`` (null: none) and ``used`` (null: not counted),
+    for limits of model use also ``warning`` (four fifths are used) and ``resets_at`` (seconds since 1970)."""
 
     user_id: str
     roles: list[str]

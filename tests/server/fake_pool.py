@@ -36,6 +36,7 @@ from pool.model import (
 from pool.names import check_name
 from pool.store.accounts import Accounts
 from pool.store.database import Database
+from pool.store.usage import Usage
 
 
 @dataclass
@@ -93,6 +94,7 @@ class FakePool:
         self.data_dir = data_dir
         self.database = Database(None, data_dir)
         self.accounts = Accounts(self.database)
+        self.usage = Usage(self.database)
         self.sessions: dict[tuple[str, str], FakeSession] = {}
         self.live: list[InstanceInfo] = []
         self.stopped_users: list[str] = []

@@ -151,4 +151,4 @@ async def test_me_tells_quotas_and_what_is_used(site: Site) -> None:
         me = await response.json()
     assert (me["user_id"], me["roles"], me["multi_user"]) == ("alice", [], True)
     assert me["quotas"]["max_instances"] == {"limit": 3, "used": 1}
-    assert me["quotas"]["usd_per_day"] == {"limit": None, "used": None}
+    assert me["quotas"]["usd_per_day"] == {"limit": None, "used": 0.0}

@@ -1,0 +1,204 @@
+"""What model calls used: taken over from the gateway's journal into the database, and asked for there.
+
+Each stretch of a journal file is stored in one commit with the place that it
+reaches to, so a kill of either side neither loses nor doubles a call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from aiohttp import web
+
+from pool import UsageFigures, UsageRecord
+from pool.config import Quota
+from pool.errors import PoolError
+from server.gateway.budgets import Limits, uses_of
+from server.gateway.spending import Spent, day_of, month_start
+from server.gateway.usage_journal import Entry, journal_files, read_entries
+
+_EVERY_SECONDS = 2.0
+_DAY_SECONDS = 86400.0
+
+_log = logging.getLogger(__name__)
+
+
+class UsageStore(Protocol):
+    """Where usage is kept: ``pool.Usage``, as far as the server uses it. Raises ``StoreUnavailable``."""
+
+    async def read_to(self) -> dict[str, int]:
+        """How far each file of the journal has been taken in."""
+
+    async def take_in(self, file: str, start: int, end: int, records: Sequence[UsageRecord]) -> bool:
+        """Store a stretch of a file; False when it is not the next one."""
+
+    async def forget_file(self, file: str) -> None:
+        """The file is gone for good."""
+
+    async def figures(self, user_id: str, first_day: int, last_day: int) -> UsageFigures:
+        """What a user used from day to day, both included."""
+
+    async def grouped(
+        self,
+        group: str,
+        first_day: int,
+        last_day: int,
+        *,
+        user_id: str | None = None,
+        session_id: str | None = None,
+        limit: int = 10_000,
+    ) -> list[tuple[str, UsageFigures]]:
+        """Sums by user, session, model, provider or day."""
+
+    async def by_turn(
+        self, user_id: str, session_id: str, limit: int = 100
+    ) -> list[tuple[str | None, UsageFigures]]:
+        """Sums of a session's last turns; None: of no turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    file: str
+    start: int
+    end: int
+    entries: Sequence[Entry]
+
+
+class UsageBooks:
+    """The journal's reader and the reports. ``wall`` gives seconds since 1970."""
+
+    def __init__(self, store: UsageStore, data_dir: Path, wall: Callable[[], float] = time.time) -> None:
+        self.store = store
+        self.wall = wall
+        self._data_dir = data_dir
+        self._offsets: dict[str, int] | None = None
+        self._turn = asyncio.Lock()
+
+    async def take_in(self) -> None:
+        """Bring the database up to what the journal holds now. Raises ``StoreUnavailable``, ``OSError``."""
+        async with self._turn:
+            if self._offsets is None:
+                self._offsets = await self.store.read_to()
+            offsets = self._offsets
+            try:
+                while found := await asyncio.to_thread(_grown, self._data_dir, offsets):
+                    for stretch in found:
+                        await self._store(stretch, offsets)
+            except BaseException:
+                # Whether the last commit took effect is not known: ask the database again.
+                self._offsets = None
+                raise
+
+    async def tidy(self) -> None:
+        """Remove journal files that are in the database and that the gateway does not need any more.
+
+        Its counters of the running month are rebuilt from the journal, so a
+        file stays for the month that it was written in, and a day.
+        """
+        async with self._turn:
+            if self._offsets is None:
+                return
+            before = month_start(self.wall()) - _DAY_SECONDS
+            for path in await asyncio.to_thread(_finished, self._data_dir, self._offsets, before):
+                path.unlink(missing_ok=True)
+                self._offsets.pop(path.name, None)
+                await self.store.forget_file(path.name)
+
+    async def quota_use(self, user_id: str, quota: Quota) -> dict[str, dict[str, Any]]:
+        """What is used of each limit of model use; of those that are set also how near and until when."""
+        limits = Limits(
+            tokens_per_day=quota.tokens_per_day,
+            usd_per_day=quota.usd_per_day,
+            usd_per_month=quota.usd_per_month,
+        )
+        now = self.wall()
+        today = day_of(now)
+        day = await self.store.figures(user_id, today, today)
+        month = await self.store.figures(user_id, day_of(month_start(now)), today)
+        found: dict[str, dict[str, Any]] = {
+            "tokens_per_day": {"used": day.tokens},
+            "usd_per_day": {"used": round(day.usd, 9)},
+            "usd_per_month": {"used": round(month.usd, 9)},
+        }
+        for use in uses_of(limits, Spent(day.tokens, day.usd, month.usd), now):
+            found[use.name] |= {"warning": use.is_near, "resets_at": use.resets_at}
+        return found
+
+    async def _store(self, stretch: _Stretch, offsets: dict[str, int]) -> None:
+        records = [_record(entry) for entry in stretch.entries]
+        if await self.store.take_in(stretch.file, stretch.start, stretch.end, records):
+            offsets[stretch.file] = stretch.end
+        else:
+            offsets.update(await self.store.read_to())
+
+
+def _grown(data_dir: Path, offsets: Mapping[str, int]) -> list[_Stretch]:
+    """The next stretch of each file that has more whole lines than were taken in."""
+    found = []
+    for path in journal_files(data_dir):
+        start = offsets.get(path.name, 0)
+        with suppress(FileNotFoundError):
+            if path.stat().st_size > start:
+                entries, end = read_entries(path, start)
+                if end > start:
+                    found.append(_Stretch(path.name, start, end, entries))
+    return found
+
+
+def _finished(data_dir: Path, offsets: Mapping[str, int], before: float) -> list[Path]:
+    """Files last written before ``before`` of which everything whole was taken in."""
+    grown = {stretch.file for stretch in _grown(data_dir, offsets)}
+    return [
+        path
+        for path in journal_files(data_dir)
+        if path.name not in grown and path.name in offsets and path.stat().st_mtime < before
+    ]
+
+
+def _record(entry: Entry) -> UsageRecord:
+    return UsageRecord(
+        at=entry.at,
+        seconds=entry.seconds,
+        user_id=entry.user,
+        session_id=entry.session,
+        instance_id=entry.instance,
+        provider=entry.provider,
+        model=entry.model,
+        input_tokens=entry.input_tokens,
+        output_tokens=entry.output_tokens,
+        cache_write_tokens=entry.cache_write_tokens,
+        cache_read_tokens=entry.cache_read_tokens,
+        usd=entry.usd,
+        priced=entry.priced,
+        complete=entry.complete,
+    )
+
+
+def reader(books: UsageBooks) -> Callable[[web.Application], AsyncIterator[None]]:
+    """A cleanup context that keeps the database close behind the journal while the server runs."""
+
+    async def running(_app: web.Application) -> AsyncIterator[None]:
+        task = asyncio.create_task(_read_on(books), name="usage-reader")
+        yield
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+    return running
+
+
+async def _read_on(books: UsageBooks) -> None:
+    while True:
+        try:
+            await books.take_in()
+            await books.tidy()
+        except (PoolError, OSError):
+            _log.exception("the usage of the model gateway could not be taken over")
+        await asyncio.sleep(_EVERY_SECONDS)
