@@ -84,6 +84,7 @@ class Adoption:
                 async with asyncio.timeout(_ATTACH_SECONDS):
                     await instance.ended.wait()
                 return
+            await session.around.tool_policy.answer_again(session, instance)
             answer = await instance.handshake(_ATTACH_SECONDS, session.around.tool_policy.hooks)
         except InstanceGone:
             instance.exited(ExitStatus(), "")
@@ -98,7 +99,6 @@ class Adoption:
             session.stop_instance("it could not be taken over")
         else:
             await self._taken_over(instance, answer)
-            await session.around.tool_policy.answer_again(session, instance, listing.end_offset)
 
     def _stands_as_found(self) -> None:
         """A session with an instance is live, or about to be; it is not parked as it was loaded."""

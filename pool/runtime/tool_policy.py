@@ -3,7 +3,9 @@
 The hook is registered with every ``initialize``, at a launch and at a
 takeover, so no file that a tool can write takes it away. An answer follows
 from the request and the configuration alone: it is never stored, and what a
-dead server may not have written is simply worked out and written again.
+dead server may not have written is simply worked out and written again. That
+must come before ``initialize``: by it the CLI gives up every open hook and
+tells the model to try that call again (measured).
 """
 
 from __future__ import annotations
@@ -67,27 +69,37 @@ class ToolPolicy:
 
     def answer(self, session: Session, instance: Instance, frame: ControlRequest) -> bool:
         """Answer a ``hook_callback``, whoever registered it. False: it is no tool call."""
-        given = frame.request.get("input")
-        if not isinstance(given, dict) or given.get("hook_event_name") != "PreToolUse":
+        line = self._answer(session, frame)
+        if line is None:
             return False
-        decision = decide(self._rules, _call(session, given))
-        if decision.kind is Kind.DENY:
-            _log.info("session %s: %s is denied: %s", session.key, given.get("tool_name"), decision.reason)
-        line = success_response(frame.request_id, hook_output(decision))
         session.around.tasks.start(_write(instance, line), f"hook:{frame.request_id}")
         return True
 
-    async def answer_again(self, session: Session, instance: Instance, end_offset: int) -> None:
-        """Answer what an earlier server read but perhaps did not answer; the CLI ignores a second answer."""
+    def _answer(self, session: Session, frame: ControlRequest) -> bytes | None:
+        given = frame.request.get("input")
+        if not isinstance(given, dict) or given.get("hook_event_name") != "PreToolUse":
+            return None
+        decision = decide(self._rules, _call(session, given))
+        if decision.kind is Kind.DENY:
+            _log.info("session %s: %s is denied: %s", session.key, given.get("tool_name"), decision.reason)
+        return success_response(frame.request_id, hook_output(decision))
+
+    async def answer_again(self, session: Session, instance: Instance) -> None:
+        """Answer what an earlier server read but perhaps did not answer; the CLI ignores a second answer.
+
+        To be called at a takeover, before ``initialize``.
+        """
         if self._rules.is_empty:
             return
         try:
-            open_calls = await _open_calls(session, instance, end_offset)
+            open_calls = await _open_calls(session, instance, instance.received_offset)
         except PoolError as error:
             _log.warning("instance %s: its output cannot be read again: %s", instance.id, error)
             return
         for frame in open_calls:
-            self.answer(session, instance, frame)
+            line = self._answer(session, frame)
+            if line is not None:
+                await _write(instance, line)
 
 
 def hook_output(decision: Decision) -> dict[str, Any]:

@@ -1,0 +1,229 @@
+"""The tool policy with the CLI itself and its fake: nothing that a tool can write changes a decision."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pool.config import PoolConfig
+from pool.errors import BadRequest
+from pool.policy.rules.decision import NO_DECISION, Decision, Kind
+from pool.runtime.tool_policy import ToolPolicy, hook_output
+from tests.e2e.site import Client, Site, client, serving
+from tests.waiting import eventually
+
+REFUSED = "The policy of this server does not permit this"
+RULES = {
+    "security__allowed_commands": ["mkdir made*", "sleep 1"],
+    "security__denied_commands": ["touch *"],
+    "security__denied_paths": ["secret.txt"],
+}
+Scene = tuple[Site, Client, Callable[[str], str]]
+Serve = Callable[..., AbstractAsyncContextManager[Scene]]
+
+
+@pytest.fixture(params=[pytest.param("real", marks=pytest.mark.real_cli), "fake"])
+def serve(request: pytest.FixtureRequest, short_dir: Path, fake_claude: Path) -> Serve:
+    """``serve(**settings)``: a site, a viewer of alice's session, and the words that run a command."""
+    kind: str = request.param
+    cli = request.getfixturevalue("real_cli") if kind == "real" else fake_claude
+    words = "run `{}`" if kind == "real" else "bash {}"
+
+    @asynccontextmanager
+    async def scene(**settings: Any) -> AsyncIterator[Scene]:
+        async with serving(short_dir, cli, **(settings or RULES)) as site:
+            token = await site.add_user("alice")
+            async with client(site, token) as viewer:
+                await viewer.subscribe()
+                yield site, viewer, words.format
+
+    return scene
+
+
+async def run(viewer: Client, text: str, decision: str = "deny") -> tuple[list[dict[str, Any]], str]:
+    """One turn: (the approvals that were asked for, all of which get ``decision``; the tools' results)."""
+    start = len(viewer.frames)
+    turn = await viewer.send(text)
+    answered: set[str] = set()
+
+    async def is_over() -> bool:
+        for ask in viewer.of_type("permission_request"):
+            if ask in viewer.frames[start:] and ask["request_id"] not in answered:
+                answered.add(ask["request_id"])
+                await viewer.put(type="permission", request_id=ask["request_id"], decision=decision)
+        return viewer.states(turn)[-1:] == ["succeeded"]
+
+    await eventually(is_over, 30, what=f"turn {viewer.states(turn)}")
+    asks = [frame for frame in viewer.frames[start:] if frame["type"] == "permission_request"]
+    return asks, results(viewer, start)
+
+
+def results(viewer: Client, start: int) -> str:
+    """The text of every tool result from frame number ``start`` on."""
+    events = [frame["event"] for frame in viewer.frames[start:] if frame["type"] == "event"]
+    contents = [event["message"]["content"] for event in events if event.get("type") == "user"]
+    blocks = [block for content in contents if isinstance(content, list) for block in content]
+    return "\n".join(str(block.get("content")) for block in blocks if block.get("type") == "tool_result")
+
+
+async def test_what_is_denied_does_not_run(serve: Serve) -> None:
+    async with serve() as (site, viewer, words):
+        asks, text = await run(viewer, words("touch stolen"), "allow")
+        assert (asks, REFUSED in text) == ([], True), text
+        assert not (site.data / "workspaces/alice/stolen").exists()
+
+
+async def test_what_is_allowed_runs_without_a_question(serve: Serve) -> None:
+    async with serve() as (site, viewer, words):
+        asks, text = await run(viewer, words("mkdir made"))
+        assert asks == [], text
+        assert (site.data / "workspaces/alice/made").is_dir(), text
+
+
+async def test_what_no_rule_allows_is_asked_about_though_the_cli_would_not(serve: Serve) -> None:
+    async with serve() as (_site, viewer, words):
+        asks, text = await run(viewer, words("echo hidden"), "deny")
+        assert (len(asks), "hidden" in text) == (1, False)
+        asks, text = await run(viewer, words("echo shown"), "allow")
+        assert (len(asks), "shown" in text) == (1, True)
+        asks, _text = await run(viewer, words("mkdir made; echo shown"), "allow")
+        assert len(asks) == 1
+
+
+async def test_a_denied_path_is_not_read(serve: Serve) -> None:
+    async with serve() as (site, viewer, _words):
+        await viewer.ended(await viewer.send("hello"))
+        (site.data / "workspaces/alice/secret.txt").write_text("the treasure")
+        asks, text = await run(viewer, "read secret.txt", "allow")
+        assert (asks, REFUSED in text, "treasure" in text) == ([], True, False), text
+
+
+async def test_without_rules_the_cli_asks_as_ever(serve: Serve) -> None:
+    async with serve(security__denied_commands=[]) as (site, viewer, words):
+        asks, text = await run(viewer, words("touch mine"), "allow")
+        assert len(asks) == 1, text
+        assert (site.data / "workspaces/alice/mine").exists()
+
+
+PERMISSIONS = {
+    "allow": ["Bash", "Bash(*)", "Bash(touch:*)", "Bash(touch stolen)", "Bash(echo:*)", "Read", "Write"],
+    "defaultMode": "acceptEdits",
+    "additionalDirectories": ["/"],
+}
+ALLOWING_HOOK = {
+    "matcher": "*",
+    "hooks": [
+        {
+            "type": "command",
+            "command": "echo '"
+            + json.dumps(
+                {"hookSpecificOutput": {"hookEventName": "PreToolUse", "permissionDecision": "allow"}}
+            )
+            + "'",
+        }
+    ],
+}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "allow rules": {"permissions": PERMISSIONS},
+    "a hook that allows": {"permissions": PERMISSIONS, "hooks": {"PreToolUse": [ALLOWING_HOOK]}},
+    "no hooks at all": {"permissions": PERMISSIONS, "disableAllHooks": True},
+}
+
+
+def write_settings(site: Site, settings: dict[str, Any]) -> None:
+    """As a tool could: into every settings file below what the instance can write."""
+    for name in ("homes/alice/.claude", "workspaces/alice/.claude"):
+        directory = site.data / name
+        directory.mkdir(parents=True, exist_ok=True)
+        for file in ("settings.json", "settings.local.json"):
+            (directory / file).write_text(json.dumps(settings))
+    trust = {"hasTrustDialogAccepted": True, "allowedTools": PERMISSIONS["allow"]}
+    state = site.data / "homes/alice/.claude/.claude.json"
+    known = json.loads(state.read_text()) if state.exists() else {}
+    known["projects"] = dict.fromkeys(("/workspace", str(site.data / "workspaces/alice")), trust)
+    state.write_text(json.dumps(known))
+
+
+@pytest.mark.real_cli
+@pytest.mark.parametrize("settings", SETTINGS)
+async def test_no_settings_file_from_before_the_start_changes_a_decision(
+    short_dir: Path, real_cli: Path, settings: str
+) -> None:
+    async with serving(short_dir, real_cli, **RULES) as site:
+        token = await site.add_user("alice")
+        write_settings(site, SETTINGS[settings])
+        async with client(site, token) as viewer:
+            await viewer.subscribe()
+            await decisions_stand(site, viewer)
+
+
+@pytest.mark.real_cli
+async def test_no_settings_file_written_meanwhile_changes_a_decision(short_dir: Path, real_cli: Path) -> None:
+    async with serving(short_dir, real_cli, **RULES) as site:
+        token = await site.add_user("alice")
+        async with client(site, token) as viewer:
+            await viewer.subscribe()
+            await viewer.ended(await viewer.send("hello"))
+            for settings in SETTINGS.values():
+                write_settings(site, settings)
+                await decisions_stand(site, viewer)
+
+
+async def decisions_stand(site: Site, viewer: Client) -> None:
+    """What is denied is denied, what no rule allows is asked about."""
+    asks, text = await run(viewer, "run `touch stolen`", "allow")
+    assert (asks, REFUSED in text) == ([], True), text
+    assert not (site.data / "workspaces/alice/stolen").exists()
+    asks, text = await run(viewer, "run `echo hidden`", "deny")
+    assert (len(asks), "hidden" in text) == (1, False), text
+
+
+@pytest.mark.parametrize(("command", "wanted"), [("touch stolen", REFUSED), ("mkdir made; true", None)])
+async def test_a_call_that_a_killed_server_read_is_answered_by_the_next(
+    serve: Serve, short_dir: Path, command: str, wanted: str | None
+) -> None:
+    rules = RULES | {"security__allowed_commands": ["mkdir made", "true"]}
+    async with serve(**rules) as (site, viewer, words):
+        await viewer.ended(await viewer.send("hello"))
+        await site.kill()
+        mark = short_dir / "pause"
+        mark.mkdir()
+        await site.start(CLAUDE_POOL_PAUSE=f"hook.before_write:{mark}")
+        await viewer.resume()
+        start = len(viewer.frames)
+        turn = await viewer.send(words(command))
+        await eventually((mark / "hook.before_write.reached").exists, what="the hook is asked")
+        await site.kill()
+        await site.start()
+        await viewer.resume()
+        assert (await viewer.ended(turn))["state"] == "succeeded"
+        assert not viewer.of_type("permission_request")
+        assert (wanted is None) or wanted in results(viewer, start)
+        assert (site.data / "workspaces/alice/made").is_dir() == (wanted is None)
+        assert not (site.data / "workspaces/alice/stolen").exists()
+
+
+def test_the_hook_outlasts_the_time_without_a_server(tmp_path: Path) -> None:
+    config = PoolConfig(data_dir=tmp_path, orphan_lease_seconds=1000, denied_commands=("rm",))
+    (hook,) = ToolPolicy(config).hooks["PreToolUse"]
+    assert hook["timeout"] > 1000
+    assert hook["matcher"] is None
+    assert ToolPolicy(PoolConfig(data_dir=tmp_path)).hooks == {}
+
+
+def test_a_bad_rule_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadRequest, match="denied_commands"):
+        ToolPolicy(PoolConfig(data_dir=tmp_path, denied_commands=("rm; x",)))
+
+
+def test_the_words_of_a_decision() -> None:
+    assert hook_output(NO_DECISION) == {}
+    for kind in (Kind.ALLOW, Kind.ASK, Kind.DENY):
+        output = hook_output(Decision(kind, "the reason"))["hookSpecificOutput"]
+        assert output["permissionDecision"] == kind.value
+        assert "the reason" in output["permissionDecisionReason"]
