@@ -14,6 +14,7 @@ import pytest
 from aiohttp import web
 
 from server.gateway import write_gateway_config
+from server.gateway.budgets import write_budgets
 from tests.server.gateway.harness import (
     DUMMY,
     KEY,
@@ -24,6 +25,7 @@ from tests.server.gateway.harness import (
     listening_socket,
     scripted_upstream,
 )
+from tests.server.gateway.test_usage_journal import all_entries
 from tests.waiting import eventually
 
 
@@ -214,3 +216,25 @@ async def test_the_key_appears_nowhere(tmp_path: Path, short_dir: Path) -> None:
     assert upstream.headers[0]["x-api-key"] == KEY
     assert KEY not in answers + log + shown.decode(errors="replace")
     assert DUMMY not in log
+
+
+async def test_a_killed_gateway_loses_only_the_call_under_way(tmp_path: Path, short_dir: Path) -> None:
+    with listening_socket(short_dir / "a") as a:
+        async with gateway_process(tmp_path) as first, caller_session(short_dir / "a") as caller:
+            first.listen("i-a", a, user="alice", session="default")
+            for _ in range(3):
+                assert await said(short_dir / "a", "say one") == "one"
+            slow = asking("count to 1000 slowly", stream=True)
+            async with caller.post("/v1/messages", json=slow) as response:
+                await response.content.readuntil(b"content_block_delta")
+                first.process.send_signal(signal.SIGKILL)
+                with pytest.raises(aiohttp.ClientPayloadError):
+                    await response.read()
+            await first.exit_status()
+        written = all_entries(tmp_path)
+        assert [entry.user for entry in written] == ["alice"] * 3
+        write_budgets(tmp_path, {}, {"alice": {"tokens_per_day": sum(entry.tokens for entry in written)}})
+        async with gateway_process(tmp_path) as second, caller_session(short_dir / "a") as caller:
+            second.listen("i-a", a, user="alice", session="default")
+            async with caller.post("/v1/messages", json=asking("say two")) as response:
+                assert response.status == 429
