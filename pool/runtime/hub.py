@@ -159,8 +159,15 @@ class Subscription:
             room -= len(frame)
             self.position = cursor
         if batch:
-            self._viewer.deliver(batch)
+            self._deliver(batch)
         return len(batch) == len(items)
+
+    def _deliver(self, frames: Sequence[bytes]) -> None:
+        try:
+            self._viewer.deliver(frames)
+        except Exception:  # noqa: BLE001 - whoever fails to look on must not stop the session
+            _log.exception("a viewer failed to take frames and is dropped")
+            self.close()
 
     async def _catch_up(self) -> None:
         try:
@@ -186,9 +193,9 @@ class Subscription:
             if page.gap is not None and page.gap[1] > self._told_gap_to:
                 gap = (max(page.gap[0], self._told_gap_to), page.gap[1])
                 self._told_gap_to = page.gap[1]
-                self._viewer.deliver([self._source.gap_frame(gap)])
+                self._deliver([self._source.gap_frame(gap)])
             if page.frames and not self._is_closed():
-                self._viewer.deliver(page.frames)
+                self._deliver(page.frames)
             self.position = max(page.position, self.position)
 
     def _is_closed(self) -> bool:
@@ -198,6 +205,7 @@ class Subscription:
         if self.pace is Pace.CLOSED:
             return
         gap = (self.position, self._channel.floor)
-        self._viewer.deliver([self._source.gap_frame(gap)])
+        self._deliver([self._source.gap_frame(gap)])
         self.position = self._channel.floor
-        self._start()
+        if not self._is_closed():
+            self._start()

@@ -112,7 +112,7 @@ class SessionLog:
             if waiting.before is not None:
                 self._publish(items)
                 items = []
-                waiting.before()
+                self._announce(waiting.before)
             items.append(waiting.item)
         self._publish(items)
         if self._entries or self.position.offset - self._committed_offset > _COMMIT_AFTER_BYTES:
@@ -145,6 +145,13 @@ class SessionLog:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
+
+    @staticmethod
+    def _announce(before: Callable[[], None]) -> None:
+        try:
+            before()
+        except Exception:  # noqa: BLE001 - the caller's own failure; the event is stored and goes on
+            _log.exception("whoever waited for an event failed")
 
     def _publish(self, items: list[Item]) -> None:
         if items:

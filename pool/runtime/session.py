@@ -163,6 +163,7 @@ class Session:
 
     def touch(self) -> None:
         """The user was here: the idle time begins anew."""
+        self.woken_for_viewer = False
         self.patch(last_active_at=self.around.clock.wall())
         self.idleness.touch()
 

@@ -138,6 +138,15 @@ class Supervisor:
             epoch = await around.store.claim_epoch(in_force)
         around.epoch = epoch
         around.keeper_is_back.set()
+        try:
+            await self._take_over()
+        except BaseException:
+            around.is_stopping = True
+            await self.aclose()
+            raise
+
+    async def _take_over(self) -> None:
+        around = self.around
         listings = {listing.instance_id: listing for listing in await around.launcher.list()}
         work = await around.store.open_work()
         known = {record.instance_id for item in work for record in item.instances}

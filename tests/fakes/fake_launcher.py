@@ -35,6 +35,7 @@ class FakeHost:
         self.prepare: Callable[[FakeCli], None] = lambda _cli: None
         self.attached: FakeLauncher | None = None
         self.epoch = 0
+        self.losses = 0
         self._faults: defaultdict[str, dict[int, Exception]] = defaultdict(dict)
 
     def launcher(self) -> FakeLauncher:
@@ -72,6 +73,7 @@ class FakeHost:
 
     def lose_keeper(self) -> None:
         """The keeper is killed: every CLI dies with it, and whoever is attached hears of it."""
+        self.losses += 1
         launcher, self.attached = self.attached, None
         sinks = list(launcher.sinks.values()) if launcher is not None else []
         for cli in self.living:

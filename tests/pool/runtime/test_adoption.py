@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,6 +11,10 @@ import pytest
 from pool import errors
 from pool.model import InstanceId, SessionState
 from tests.pool.runtime.conftest import World, follow, manual, say, session_of, soon
+
+
+def _lives(world: World, expected: bool) -> bool:
+    return bool(world.host.living) is expected
 
 
 async def running(world: World, *more: str) -> tuple[Any, Any, list[str]]:
@@ -256,3 +261,33 @@ async def test_ended_instances_are_forgotten_after_a_while(world: World) -> None
     await pool.destroy_instance("alice")
     await soon(lambda: not world.host.clis)
     assert (await pool.get_or_create_instance("alice")).is_healthy
+
+
+async def test_a_start_that_is_cancelled_leaves_nothing_running(world: World) -> None:
+    pool = await world.start()
+    await pool.get_or_create_instance("alice")
+    await world.crash(pool)
+    world.host.hold("write")
+    again = world.make()
+    starting = asyncio.create_task(again.start(), name="starting")
+    before = world.host.calls["write"]
+    await soon(lambda: world.host.calls["write"] > before)
+    starting.cancel()
+    await asyncio.gather(starting, return_exceptions=True)
+    assert world.host.living, "the instance is not ours to end: the next server may take it over"
+    world.host.gates.clear()
+    world.pools.remove(again)
+    later = await world.start()
+    assert (await (await follow(later)).ended(await say(later, "m1")))["state"] == "succeeded"
+
+
+async def test_a_viewer_warms_a_session_once_in_each_idle_period(world: World) -> None:
+    pool = await world.start()
+    for number in range(2):
+        screen = await follow(pool)
+        await screen.ended(await say(pool, f"m{number}"))
+        for expected in (True, False):
+            await pool.destroy_instance("alice")
+            await follow(pool)
+            await asyncio.sleep(0.01)
+            await soon(partial(_lives, world, expected))

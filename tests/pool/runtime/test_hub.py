@@ -141,3 +141,22 @@ async def test_a_log_that_cannot_be_read_costs_a_gap_and_not_the_viewer() -> Non
     tape.output(LINES["delta"])
     assert late.frames[-1] == tape.live.frames[-1]
     assert subscription.pace is Pace.LIVE
+
+
+class Broken(Paper):
+    """Cannot take anything."""
+
+    def deliver(self, frames: Sequence[bytes]) -> None:
+        raise RuntimeError("the socket is gone")
+
+
+@pytest.mark.parametrize("from_beginning", [True, False])
+async def test_a_viewer_that_fails_is_dropped_and_costs_the_others_nothing(from_beginning: bool) -> None:
+    tape = await filled(3)
+    subscription = tape.follow(Broken(), BEGINNING if from_beginning else tape.channel.head)
+    tape.output(LINES["whole"])
+    tape.own()
+    await caught_up(subscription)
+    await tape.log.settled()
+    assert subscription.pace is Pace.CLOSED
+    assert tape.live.frames[-1]["type"] == "turn"

@@ -171,3 +171,16 @@ async def test_what_is_called_before_a_frame_is_called_just_before_it() -> None:
     await tape.log.settled()
     assert seen == [1]
     assert tape.log.position > BEGINNING
+
+
+async def test_a_caller_that_fails_when_it_is_told_does_not_stop_the_log() -> None:
+    tape = Tape()
+    await tape.begin()
+
+    def broken() -> None:
+        raise RuntimeError("the caller is gone")
+
+    tape.log.own({"type": "turn"}, before=broken)
+    async with asyncio.timeout(5):
+        await tape.log.settled()
+    assert len(tape.live.frames) == 1

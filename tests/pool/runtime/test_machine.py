@@ -29,6 +29,10 @@ PAUSES = st.integers(0, 12)
 QUICK = CrashRules(first_delay_seconds=0.001, largest_delay_seconds=0.002)
 
 
+def is_delta(frame: dict[str, Any]) -> bool:
+    return bool(frame["type"] == "event" and frame["event"]["type"] == "stream_event")
+
+
 class Machine(RuleBasedStateMachine):
     """Two sessions, one slot, one host; the server, its keeper and the CLIs may die at any step."""
 
@@ -122,7 +126,13 @@ class Machine(RuleBasedStateMachine):
         self.collect()
         if self.seen[name]:
             start = place % len(self.seen[name])
-            assert self.run(self._read(name, start)) == self.seen[name][start + 1 :]
+            got = self.run(self._read(name, start))
+            expected = self.seen[name][start + 1 :]
+            if any(frame["type"] == "gap" for frame in got):
+                assert self.world.host.losses, "only a dead keeper costs token deltas"
+                got = [frame for frame in got if frame["type"] != "gap"]
+                expected = [frame for frame in expected if frame in got or not is_delta(frame)]
+            assert got == expected
 
     async def _read(self, name: str, start: int) -> list[dict[str, Any]]:
         paper = Paper()
