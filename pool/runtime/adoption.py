@@ -19,6 +19,7 @@ from pool.lifecycle.session import SessionEvent, SessionMachine
 from pool.lifecycle.turn import TurnEvent
 from pool.model import ExitStatus, InstanceState, Reason, SessionState, TurnState
 from pool.protocol.connection import pending_asks
+from pool.runtime import edges
 from pool.runtime.instance import Instance
 from pool.store.base import OpenWork, PatchInstance
 
@@ -68,6 +69,7 @@ class Adoption:
         self._stands_as_found()
         if listing is None:
             session.replay.spools.pop(instance.ordinal)
+            edges.instance_adopted(session, instance, "gone")
             instance.exited(ExitStatus(), "")
             return
         await self._attach(instance, record.offset, listing)
@@ -81,6 +83,7 @@ class Adoption:
             instance.handle = await session.around.launcher.attach(instance.id, offset, instance)
             await instance.received(listing.end_offset, _INGEST_SECONDS)
             if listing.exit_status is not None:
+                edges.instance_adopted(session, instance, "ended")
                 async with asyncio.timeout(_ATTACH_SECONDS):
                     await instance.ended.wait()
                 return
@@ -91,13 +94,12 @@ class Adoption:
         except KeeperUnavailable:
             # It died between the list and now, and told nobody who was not attached yet.
             session.around.tasks.start(self.after_keeper(instance), f"keeper-lost:{session.key}")
-        except KeeperUnavailable:
-            # It died between the list and now, and told nobody who was not attached yet.
-            session.around.tasks.start(self.after_keeper(instance), f"keeper-lost:{session.key}")
         except (PoolError, TimeoutError) as error:
             _log.error("instance %s could not be taken over and is stopped: %s", instance.id, error)
+            edges.instance_adopted(session, instance, "failed")
             session.stop_instance("it could not be taken over")
         else:
+            edges.instance_adopted(session, instance, "taken_over")
             await self._taken_over(instance, answer)
 
     def _stands_as_found(self) -> None:

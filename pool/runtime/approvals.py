@@ -81,6 +81,7 @@ class Approvals:
             asked_at=self._clock.wall(),
         )
         self._records[request_id] = record
+        self._log.counters.permission_asks.add()
         self._log.own(self.frame(self._info(record)), [PutPermission(record)])
         return True
 
@@ -122,6 +123,7 @@ class Approvals:
             "decision": decision,
             "answered_by": answered_by,
         }
+        self._log.counters.permission_answers.add(decision)
         self._records[request_id] = replace(record, **changes)
         self._log.own(
             {
@@ -179,6 +181,7 @@ class Approvals:
             return
         patch = PatchPermission(record.instance_id, request_id, {"state": "closed"})
         if record.state == "open":
+            self._log.counters.permission_answers.add(decision)
             body = {"type": "permission_resolved", "request_id": request_id, "decision": decision}
             self._log.own(body, [patch])
         else:

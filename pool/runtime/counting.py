@@ -175,6 +175,10 @@ class Counters:
         return [one.metric() for one in vars(self).values()]
 
 
+UNSEEN = Counters()
+"""Where a part that belongs to no pool counts: nobody ever looks."""
+
+
 class FrontDoor(Protocol):
     """Whose refusals are counted."""
 

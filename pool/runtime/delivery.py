@@ -12,10 +12,13 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 from pool.errors import InputBlocked, PoolError
+from pool.lifecycle.instance import InstanceEvent
+from pool.model import SessionState
 from pool.protocol.connection import error_response
 from pool.runtime.faults import pause_point
 from pool.runtime.instance import Instance
 from pool.runtime.turns import Turn
+from pool.store.base import PatchInstance
 
 if TYPE_CHECKING:
     from pool.runtime.session import Session
@@ -28,6 +31,20 @@ class Delivery:
 
     def __init__(self, session: Session) -> None:
         self._session = session
+
+    def next(self) -> None:
+        """Give a ready and idle CLI the next queued turn."""
+        session, instance = self._session, self._session.instance
+        is_ready = instance is not None and instance.may_get_turn and session.turns.open_turn is None
+        if instance is None or not is_ready or session.state is not SessionState.LIVE:
+            return
+        if session.turns.queued and not session.around.is_stopping:
+            session.turns.dispatch_first(instance.id)
+            instance.machine.feed(InstanceEvent.TURN_STARTED)
+            instance.turns += 1
+            session.log.change(PatchInstance(instance.id, {"turns": instance.turns}))
+        else:
+            session.idleness.rest()
 
     def message(self, turn: Turn) -> None:
         """Write the turn's message once it is stored as dispatching."""

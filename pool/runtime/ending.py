@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from pool.lifecycle.session import SessionEvent
 from pool.lifecycle.turn import TurnEvent
 from pool.model import ExitStatus, InstanceState, Reason
+from pool.runtime import edges
 from pool.runtime.instance import Instance
 from pool.store.base import PatchInstance
 
@@ -27,6 +28,7 @@ def instance_ended(session: Session, instance: Instance, status: ExitStatus) -> 
         "exit_signal": status.signal,
     }
     session.log.change(PatchInstance(instance.id, patch))
+    edges.instance_exited(session, instance, status)
     if instance.received_offset == 0:
         session.replay.silent.add(instance.ordinal)
     was_waking = session.waking.is_under_way
@@ -46,6 +48,7 @@ def instance_stuck(session: Session, instance: Instance) -> None:
     """The process outlived SIGKILL: slot and workspace stay taken, and no second one may begin."""
     reason = Reason("instance_stuck", "the claude process cannot be ended; an operator must look after it")
     session.log.change(PatchInstance(instance.id, {"state": InstanceState.STUCK}))
+    edges.instance_stuck(session, instance)
     _lose_turns(session, reason)
     if not session.waking.is_under_way and session.machine.can(SessionEvent.INSTANCE_STUCK):
         session.feed(SessionEvent.INSTANCE_STUCK, reason)

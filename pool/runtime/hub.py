@@ -17,6 +17,7 @@ from typing import Protocol
 
 from pool.errors import PoolError
 from pool.model import BEGINNING, Cursor
+from pool.runtime.counting import UNSEEN
 
 _log = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class Channel:
         self.floor = head
         self.budget_bytes = budget_bytes
         self.subscriptions: set[Subscription] = set()
+        self.counters = UNSEEN
         self._ring: deque[Item] = deque()
         self._ring_size = 0
         self._ring_bytes = ring_bytes
@@ -146,7 +148,7 @@ class Subscription:
     def _go_on(self, items: Sequence[Item]) -> None:
         took_all = self._hand_over(items)
         if not self._is_closed():  # a viewer may close while it takes frames
-            self.pace = Pace.LIVE if took_all else Pace.LAGGING
+            self.pace = Pace.LIVE if took_all else self._falls_behind()
 
     def _hand_over(self, items: Sequence[Item]) -> bool:
         """Deliver as much as the budget lets; True when all of it went."""
@@ -181,7 +183,7 @@ class Subscription:
     async def _read_on(self) -> None:
         while not self._is_closed():
             if self._viewer.backlog_bytes > self._channel.budget_bytes:
-                self.pace = Pace.LAGGING
+                self.pace = self._falls_behind()
                 return
             items = self._channel.since(self.position)
             if items is not None:
@@ -193,10 +195,18 @@ class Subscription:
             if page.gap is not None and page.gap[1] > self._told_gap_to:
                 gap = (max(page.gap[0], self._told_gap_to), page.gap[1])
                 self._told_gap_to = page.gap[1]
-                self._deliver([self._source.gap_frame(gap)])
+                self._tell_gap(gap)
             if page.frames and not self._is_closed():
                 self._deliver(page.frames)
             self.position = max(page.position, self.position)
+
+    def _falls_behind(self) -> Pace:
+        self._channel.counters.viewer_lagging.add()
+        return Pace.LAGGING
+
+    def _tell_gap(self, gap: tuple[Cursor, Cursor]) -> None:
+        self._channel.counters.gaps.add()
+        self._deliver([self._source.gap_frame(gap)])
 
     def _is_closed(self) -> bool:
         return self.pace is Pace.CLOSED
@@ -204,8 +214,7 @@ class Subscription:
     def _skip_to_ring(self) -> None:
         if self.pace is Pace.CLOSED:
             return
-        gap = (self.position, self._channel.floor)
-        self._deliver([self._source.gap_frame(gap)])
+        self._tell_gap((self.position, self._channel.floor))
         self.position = self._channel.floor
         if not self._is_closed():
             self._start()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
+import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,8 +22,6 @@ from pool.protocol.framing import Line, LineFramer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-_log = logging.getLogger(__name__)
 
 
 class Owner(Protocol):
@@ -70,6 +68,8 @@ class Instance:
         self.capabilities: Mapping[str, Any] = {}
         self.background: set[str] = set()
         self.stop_reason: str | None = None
+        self.stop_asked_at: float | None = None
+        self.graces: StopGraces | None = None
         self.failures = 0
         self.is_answering = False
         self.on_stuck: Callable[[Instance], None] = lambda _instance: None
@@ -151,6 +151,13 @@ class Instance:
                 future.set_exception(InstanceGone(f"instance {self.id} ended before it answered"))
                 future.exception()
         self._answers.clear()
+
+    def committed(self, offset: int, kept_bytes: int) -> None:
+        """Its output before ``offset`` is stored; what is older than ``kept_bytes`` may go."""
+        if self.handle is not None:
+            self.handle.committed(offset)
+            if offset > kept_bytes:
+                self.handle.trim(offset - kept_bytes)
 
     # --- questions ---------------------------------------------------------------------
 
@@ -250,6 +257,7 @@ class Instance:
     def told_to_stop(self, reason: str) -> None:
         """Somebody wants its end; from here on it gets no turn."""
         self.stop_reason = self.stop_reason or reason
+        self.stop_asked_at = self.stop_asked_at or time.perf_counter()
         if self.machine.can(InstanceEvent.STOP_REQUESTED):
             self.machine.feed(InstanceEvent.STOP_REQUESTED)
             self.resolved.clear()
@@ -259,13 +267,13 @@ class Instance:
         self.told_to_stop(reason)
         if self.handle is None or self.has_exited:
             return
+        self.graces = graces
         with contextlib.suppress(PoolError):
             await self.handle.stop(graces)
         try:
             async with asyncio.timeout(graces.kill + 2):
                 await self.ended.wait()
         except TimeoutError:
-            _log.error("instance %s outlived SIGKILL; its slot stays taken", self.id)
             if self.machine.can(InstanceEvent.LADDER_EXHAUSTED):
                 self.machine.feed(InstanceEvent.LADDER_EXHAUSTED)
                 self.on_stuck(self)

@@ -19,6 +19,7 @@ from typing import Any
 from pool.errors import PoolError, Refused, StoreUnavailable
 from pool.model import Cursor, InstanceId, SessionKey
 from pool.protocol.encoding import encode
+from pool.runtime.counting import UNSEEN
 from pool.runtime.envelope import Envelope
 from pool.runtime.hub import Channel, Item
 from pool.runtime.merging import merged
@@ -46,6 +47,7 @@ class SessionLog:
     ) -> None:
         self.key = key
         self.position = position
+        self.counters = UNSEEN
         self.on_committed: Callable[[InstanceId, int], None] = lambda _instance, _offset: None
         self._store = store
         self._channel = channel
@@ -165,7 +167,8 @@ class SessionLog:
         try:
             while self._operations or self._entries or self._offset_lags():
                 operations, instance_id, offset = self._take()
-                await self._commit(operations)
+                with self.counters.commit.timed():
+                    await self._commit(operations)
                 self._done += 1
                 if instance_id is not None and instance_id == self._instance_id:
                     self._committed_offset = offset
@@ -181,6 +184,9 @@ class SessionLog:
     def _take(self) -> tuple[list[Operation], InstanceId | None, int]:
         operations = self._operations
         if self._entries:
+            own = sum(entry.cursor.k > 0 for entry in self._entries)
+            self.counters.events.add("own", by=own)
+            self.counters.events.add("frame", by=len(self._entries) - own)
             operations.append(AppendEvents(self.key, self._entries))
         if self._instance_id is not None:
             operations.append(PatchInstance(self._instance_id, {"offset": self.position.offset}))
@@ -198,9 +204,11 @@ class SessionLog:
                 await self._commit_singly(operations)
                 return
             except PoolError as error:
+                self.counters.commits.add("failed")
                 _log.warning("session %s: commit failed, trying again: %s", self.key, error.message)
                 await asyncio.sleep(_RETRY_SECONDS[min(attempt, len(_RETRY_SECONDS) - 1)])
             else:
+                self.counters.commits.add("stored")
                 return
 
     async def _commit_singly(self, operations: list[Operation]) -> None:

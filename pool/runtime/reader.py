@@ -8,6 +8,7 @@ gives the same events again.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -46,13 +47,27 @@ class Reader:
     def read(self, instance: Instance, lines: Sequence[Line]) -> None:
         """Take whole lines, in order; publish what need not wait."""
         log = self._session.log
+        deltas = 0
         for line in lines:
             frame = parse_line(line)
             if type(frame) is frames.StreamEvent:
                 log.line(line.end_offset, line.data, durable=False)
+                deltas += 1
             else:
+                deltas = self._heard(deltas)
                 self._one(instance, line, frame)
+        self._heard(deltas)
         log.flush()
+
+    def _heard(self, deltas: int) -> int:
+        """Count a run of token deltas; 0 for the next run."""
+        if deltas:
+            counters, turn = self._session.around.counters, self._session.turns.current
+            counters.events.add("delta", by=deltas)
+            if turn is not None and not turn.has_spoken and turn.dispatched_at is not None:
+                turn.has_spoken = True
+                counters.first_token.observe(time.perf_counter() - turn.dispatched_at)
+        return 0
 
     def _one(self, instance: Instance, line: Line, frame: frames.Frame) -> None:
         if frames.is_published(frame):

@@ -32,6 +32,7 @@ from pool.policy.backoff import CrashHistory
 from pool.protocol.command_line import check_session_uuid
 from pool.protocol.frames import Result
 from pool.protocol.framing import Line
+from pool.runtime import edges
 from pool.runtime.adoption import Adoption
 from pool.runtime.approvals import Approvals
 from pool.runtime.delivery import Delivery
@@ -49,7 +50,7 @@ from pool.runtime.steps import Steps
 from pool.runtime.surroundings import Surroundings
 from pool.runtime.turns import Turn, Turns
 from pool.runtime.waking import Waking
-from pool.store.base import PatchInstance, PatchSession, SessionRecord, TurnRecord
+from pool.store.base import PatchSession, SessionRecord, TurnRecord
 
 _log = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ class Session:
         self.envelope = Envelope(record.key.session_id)
         self.log = SessionLog(record.key, surroundings.store, self.channel, self.envelope, record.position)
         self.log.on_committed = self._committed
+        self.channel.counters = self.log.counters = surroundings.counters
         self.replay = Replay(
             record.key,
             surroundings.store,
@@ -203,18 +205,8 @@ class Session:
             self.turns.feed(turn, TurnEvent.SESSION_FAULTED, reason)
 
     def dispatch_next(self) -> None:
-        """Give a ready and idle CLI the next queued turn."""
-        instance = self.instance
-        is_ready = instance is not None and instance.may_get_turn and self.turns.open_turn is None
-        if instance is None or not is_ready or self.state is not SessionState.LIVE:
-            return
-        if self.turns.queued and not self.around.is_stopping:
-            self.turns.dispatch_first(instance.id)
-            instance.machine.feed(InstanceEvent.TURN_STARTED)
-            instance.turns += 1
-            self.log.change(PatchInstance(instance.id, {"turns": instance.turns}))
-        else:
-            self.idleness.rest()
+        """See ``Delivery.next``."""
+        self.delivery.next()
 
     # --- Effects of turns ---------------------------------------------------------------
 
@@ -239,6 +231,7 @@ class Session:
 
     def turn_ended(self, turn: Turn) -> None:
         """Exactly once for each turn."""
+        edges.turn_ended(self, turn)
         self.approvals.close_all()
         instance = self.instance
         busy = instance is not None and instance.state in (InstanceState.BUSY, InstanceState.DRAINING)
@@ -308,12 +301,8 @@ class Session:
         self.steps.quiet()
 
     def _committed(self, instance_id: str, offset: int) -> None:
-        instance = self.instance
-        if instance is not None and instance.id == instance_id and instance.handle is not None:
-            instance.handle.committed(offset)
-            kept = self.around.config.delta_retention_bytes
-            if offset > kept:
-                instance.handle.trim(offset - kept)
+        if self.instance is not None and self.instance.id == instance_id:
+            self.instance.committed(offset, self.around.config.delta_retention_bytes)
 
 
 def _settled(state: SessionState) -> SessionState:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -11,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 from pool.lifecycle.session import SessionCommand, SessionEvent
 from pool.lifecycle.turn import TurnEvent
 from pool.model import Reason, SessionState
+from pool.runtime import edges
 from pool.store.base import PatchSession
 
 if TYPE_CHECKING:
     from pool.runtime.session import Session
-
-_log = logging.getLogger(__name__)
 
 
 class Steps:
@@ -55,7 +53,7 @@ class Steps:
             session.waking.give_up()
             session.stop_instance("archived")
         elif command is SessionCommand.ALERT_OPERATOR:
-            _log.error("session %s needs a person: %s", session.key, reason)
+            edges.session_faulted(session, reason)
         else:
             self._end_queued(command, reason)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Iterable
 
 from pool.errors import Conflict, KeeperUnavailable, NotFound, PoolError, QuotaExceeded
@@ -13,7 +14,6 @@ from pool.lifecycle.session import SessionEvent
 from pool.model import (
     BEGINNING,
     InstanceId,
-    InstanceState,
     Reason,
     SessionKey,
     SessionState,
@@ -109,24 +109,6 @@ class Supervisor:
         session.replay.silent |= {instance.ordinal for instance in exited if instance.offset == 0}
         return session
 
-    def new_record(
-        self, key: SessionKey, template: str, title: str | None, model: str | None, permission_mode: str
-    ) -> SessionRecord:
-        """The row of a session that is about to be made."""
-        now = self.around.clock.wall()
-        return SessionRecord(
-            key=key,
-            title=title or "",
-            state=SessionState.PARKED,
-            template=template,
-            model=model,
-            permission_mode=permission_mode,
-            cli_session=None,
-            created_at=now,
-            last_active_at=now,
-            position=BEGINNING,
-        )
-
     # --- after a restart ------------------------------------------------------------------
 
     async def attach(self) -> None:
@@ -147,11 +129,13 @@ class Supervisor:
 
     async def _take_over(self) -> None:
         around = self.around
+        began = time.perf_counter()
         listings = {listing.instance_id: listing for listing in await around.launcher.list()}
         work = await around.store.open_work()
         known = {record.instance_id for item in work for record in item.instances}
         await asyncio.gather(*(self._adopt(item, listings) for item in work))
         await self._end_strangers(listings, known)
+        around.counters.reconcile.observe(time.perf_counter() - began)
         self._schedule_forgetting(listings.values())
 
     async def _adopt(self, work: OpenWork, listings: dict[InstanceId, InstanceListing]) -> None:
@@ -168,6 +152,7 @@ class Supervisor:
         """A live instance that no row speaks of: its server died before the row was committed."""
         for instance_id, listing in listings.items():
             if listing.exit_status is None and instance_id not in known:
+                self.around.counters.orphans.add()
                 _log.warning("instance %s belongs to no session and is ended", instance_id)
                 with contextlib.suppress(PoolError):  # it went away by itself
                     sink = _Stranger()
@@ -214,6 +199,8 @@ class Supervisor:
             except KeeperUnavailable as error:
                 _log.error("no keeper yet: %s", error)
             else:
+                self.around.counters.keeper_restarts.add()
+                _log.info("a keeper is attached again", extra={"epoch": self.around.epoch})
                 self.around.keeper_is_back.set()
                 return
 
@@ -230,6 +217,8 @@ class Supervisor:
         instance = session.instance
         if instance is None or instance.has_exited:
             return was_starting
+        if session.turns.open_turn is not None:
+            self.around.counters.kills.add("interrupt")
         session.turns.interrupt_open(Reason("instance_stopped", f"the instance was stopped: {reason}"))
         instance.told_to_stop(reason)
         grace = self.around.config.stop_grace_seconds
@@ -289,9 +278,23 @@ class Supervisor:
         session.feed(SessionEvent.ARCHIVE_REQUESTED)
         session.log.flush()
 
-    def count(self, state: InstanceState) -> int:
-        """How many instances are in ``state``."""
-        return sum(instance.state is state for instance in self.live_instances())
+
+def new_record(
+    now: float, key: SessionKey, template: str, title: str | None, model: str | None, permission_mode: str
+) -> SessionRecord:
+    """The row of a session that is about to be made."""
+    return SessionRecord(
+        key=key,
+        title=title or "",
+        state=SessionState.PARKED,
+        template=template,
+        model=model,
+        permission_mode=permission_mode,
+        cli_session=None,
+        created_at=now,
+        last_active_at=now,
+        position=BEGINNING,
+    )
 
 
 class _Stranger:

@@ -7,6 +7,7 @@ synchronous step; what needs waiting is left to the session.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -29,6 +30,8 @@ class Turn:
         self.outcome: Outcome | None = None
         self.reason: Reason | None = None
         self.timers: list[asyncio.TimerHandle] = []
+        self.dispatched_at: float | None = None
+        self.has_spoken = False
         pending = (record.reason or {}).get("pending") if not record.state.is_terminal else None
         if isinstance(pending, dict):
             self.outcome = Outcome(
@@ -122,12 +125,14 @@ class Turns:
     def dispatch_first(self, instance_id: InstanceId) -> Turn:
         """Hand the first queued turn to ``instance_id``; the effects write it when it is stored."""
         turn = self.current = self.queued.popleft()
+        turn.dispatched_at = time.perf_counter()
         self.feed(turn, TurnEvent.DISPATCHED, instance_id=instance_id)
         return turn
 
     def begin_by_cli(self, record: TurnRecord) -> Turn:
         """The CLI began a turn that nobody asked for."""
         turn = self.by_cli = Turn(record)
+        turn.dispatched_at = time.perf_counter()
         self._log.own(self._frame(turn), [PutTurn(record)])
         return turn
 

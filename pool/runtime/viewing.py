@@ -15,7 +15,7 @@ from pool.protocol.command_line import check_model
 from pool.runtime.counting import Counters, counts_refusals
 from pool.runtime.hub import Subscription, Viewer
 from pool.runtime.session import Session
-from pool.runtime.supervisor import Supervisor
+from pool.runtime.supervisor import Supervisor, new_record
 
 
 class Viewing:
@@ -133,8 +133,8 @@ class Viewing:
             raise Forbidden(f"permission mode {mode!r} is not allowed here")
         if model is not None:
             check_model(model)
-        record = self._supervisor.new_record(
-            key, template, check_title(title) if title else None, model, mode
+        record = new_record(
+            around.clock.wall(), key, template, check_title(title) if title else None, model, mode
         )
         return await self._supervisor.get_or_create(key, record)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import uuid
 from typing import TYPE_CHECKING
 
@@ -16,10 +17,10 @@ from pool.launch.base import LaunchSpec, StopGraces
 from pool.lifecycle.instance import InstanceEvent
 from pool.lifecycle.session import SessionEvent
 from pool.model import ExitStatus, InstanceId, InstanceState, Reason, SessionState
-from pool.protocol.command_line import CliOptions, base_environment, build_args
+from pool.runtime import edges
 from pool.runtime.instance import Instance
+from pool.runtime.launching import launch_spec
 from pool.store.base import InstanceRecord, PatchInstance, PutInstance
-from pool.workspace.workspaces import WorkspacePaths
 
 if TYPE_CHECKING:
     from pool.runtime.session import Session
@@ -105,12 +106,18 @@ class Waking:
     async def _run(self) -> Instance:
         session = self._session
         may_wait, self._may_wait = self._may_wait, True
+        counters, began = session.around.counters, time.perf_counter()
         try:
-            await self._take_slot(may_wait)
+            with counters.spawn_step.timed("slot"):
+                await self._take_slot(may_wait)
+            began = time.perf_counter()
             async with session.around.spawn_gate:
+                counters.spawn_step.observe(time.perf_counter() - began, "gate")
                 instance = await self._launch()
         except _NoSlot as refusal:
             self._task = None
+            if may_wait:  # who may not wait is told, and counted, at the front door
+                counters.rejected.add(refusal.error.code)
             session.feed(SessionEvent.WAKE_REFUSED, Reason(refusal.error.code, refusal.error.message))
             session.log.flush()
             raise refusal.error from None
@@ -118,8 +125,10 @@ class Waking:
             self._task = None
             failure = _typed(error)
             self._launch_failed(failure)
+            edges.launch_failed(session, failure, time.perf_counter() - began)
             raise failure from error
         self._task = None
+        edges.instance_ready(session, instance, time.perf_counter() - began)
         self._ready()
         return instance
 
@@ -166,13 +175,14 @@ class Waking:
     async def _launch(self) -> Instance:
         session = self._session
         around = session.around
-        paths = await asyncio.to_thread(
-            around.workspaces.ensure, session.key.user_id, session.record.template
-        )
+        with around.counters.spawn_step.timed("workspace"):
+            paths = await asyncio.to_thread(
+                around.workspaces.ensure, session.key.user_id, session.record.template
+            )
         await self._keeper()
         instance = self._new_instance()
         try:
-            await self._start(instance, self._spec(instance, paths))
+            await self._start(instance, launch_spec(session, instance, paths))
         except BaseException:
             self._was_told_to_stop |= instance.stop_reason is not None
             await asyncio.shield(self._abandon(instance))
@@ -197,10 +207,13 @@ class Waking:
         session.log.begin_instance(instance.id, instance.ordinal)
         session.replay.spools[instance.ordinal] = instance.id
         deadline = asyncio.get_running_loop().time() + around.config.start_timeout_seconds
-        instance.handle = await around.launcher.start(spec, instance)
+        with around.counters.spawn_step.timed("process"):
+            instance.handle = await around.launcher.start(spec, instance)
+        edges.instance_started(session, instance)
         self._note_identity(instance)
         left = deadline - asyncio.get_running_loop().time()
-        await instance.handshake(max(left, 0.1), around.tool_policy.hooks)
+        with around.counters.spawn_step.timed("handshake"):
+            await instance.handshake(max(left, 0.1), around.tool_policy.hooks)
         if instance.stop_reason is not None:
             raise LaunchFailed("the instance was stopped while it started", details={"step": "stopped"})
 
@@ -235,36 +248,6 @@ class Waking:
         )
         session.patch(next_ordinal=instance.ordinal + 1)
         return instance
-
-    def _spec(self, instance: Instance, paths: WorkspacePaths) -> LaunchSpec:
-        session = self._session
-        config = session.around.config
-        template = session.around.workspaces.template(session.record.template)
-        cli_session = session.record.cli_session
-        resume = cli_session is not None and paths.has_transcript(cli_session)
-        fork_from = session.record.resume_from if not resume else None
-        if cli_session is None:
-            cli_session = str(uuid.uuid4())
-            session.patch(cli_session=cli_session)
-        options = CliOptions(
-            session_uuid=cli_session,
-            resume=resume,
-            fork_from=fork_from,
-            model=session.record.model or template.model,
-            permission_mode=session.record.permission_mode,
-            append_system_prompt=template.append_system_prompt,
-            allowed_tools=tuple(template.allowed_tools),
-            extra_args=config.cli_extra_args,
-        )
-        return LaunchSpec(
-            instance_id=instance.id,
-            key=session.key,
-            cli_args=build_args(options),
-            env={**base_environment(), **template.env, **config.cli_env},
-            workspace=paths.workspace,
-            home=paths.home,
-            labels={"user": session.key.user_id, "session": session.key.session_id},
-        )
 
     def _note_identity(self, instance: Instance) -> None:
         identity = instance.handle.identity if instance.handle is not None else None
