@@ -96,8 +96,10 @@ class Turns:
 
     @property
     def open_turn(self) -> Turn | None:
-        """The turn that the CLI is at, whoever began it."""
-        return self.current or self.by_cli
+        """The turn that the CLI is at, whoever began it; a message that it has not taken up stands behind."""
+        if self.current is not None and self.current.state is not TurnState.DISPATCHING:
+            return self.current
+        return self.by_cli or self.current
 
     def restore(self, records: Sequence[TurnRecord]) -> None:
         """Take over the turns of an earlier server, by their numbers."""

@@ -177,3 +177,18 @@ async def _feed(events: list[TurnEvent]) -> None:
     assert not turn.state.is_terminal or not turn.timers
     bench.turns.cancel_timers()
     await bench.tape.log.aclose()
+
+
+async def test_the_turn_that_the_cli_is_at_is_its_own_until_it_takes_up_the_message() -> None:
+    bench = Bench()
+    bench.turns.enqueue(bench.record(1))
+    turn = bench.turns.dispatch_first(InstanceId("i"))
+    assert bench.turns.open_turn is turn
+    own = bench.turns.begin_by_cli(bench.record(2, TurnState.RUNNING, "cli"))
+    assert bench.turns.open_turn is own
+    bench.turns.started(turn)
+    assert bench.turns.open_turn is turn
+    bench.turns.end(turn, Outcome(TurnState.SUCCEEDED))
+    assert bench.turns.open_turn is own
+    await bench.tape.log.settled()
+    bench.turns.cancel_timers()

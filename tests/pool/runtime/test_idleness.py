@@ -1,0 +1,123 @@
+"""When a session may rest, and when it may not."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from pool.model import SessionState
+from tests.pool.runtime.conftest import World, follow, manual, say, session_of, soon
+
+TIMEOUT = 0.1
+
+
+async def test_a_session_that_nobody_uses_is_parked_and_told_so(world: World) -> None:
+    pool = await world.start(idle_timeout_seconds=TIMEOUT)
+    screen = await follow(pool)
+    await screen.ended(await say(pool, "m1"))
+    await soon(lambda: not world.host.living)
+    await soon(lambda: screen.of_type("session")[-1]["state"] == "parked")
+    assert not pool._around.slots.holders
+    assert session_of(pool).idleness._timer is None
+
+
+async def test_a_timeout_of_zero_means_never(world: World) -> None:
+    pool = await world.start(idle_timeout_seconds=0)
+    await pool.get_or_create_instance("alice")
+    assert session_of(pool).idleness._timer is None
+
+
+async def test_a_turn_may_last_longer_than_the_idle_time(world: World) -> None:
+    world.host.prepare = manual
+    pool = await world.start(idle_timeout_seconds=TIMEOUT)
+    screen = await follow(pool)
+    turn = await say(pool, "m1")
+    await soon(lambda: "running" in screen.turn_states(turn))
+    await asyncio.sleep(3 * TIMEOUT)
+    assert world.host.living
+    world.host.cli().finish()
+    assert (await screen.ended(turn))["state"] == "succeeded"
+    await soon(lambda: not world.host.living)
+
+
+async def test_background_work_keeps_the_instance(world: World) -> None:
+    pool = await world.start(idle_timeout_seconds=TIMEOUT)
+    await pool.get_or_create_instance("alice")
+    changed = {"type": "system", "subtype": "background_tasks_changed"}
+    world.host.cli().emit({**changed, "tasks": [{"task_id": "t1"}]})
+    await asyncio.sleep(3 * TIMEOUT)
+    assert world.host.living
+    world.host.cli().emit({**changed, "tasks": []})
+    await soon(lambda: not world.host.living)
+
+
+async def test_an_open_approval_keeps_the_instance(world: World) -> None:
+    world.host.prepare = manual
+    pool = await world.start(idle_timeout_seconds=TIMEOUT)
+    screen = await follow(pool)
+    turn = await say(pool, "m1")
+    await soon(lambda: "running" in screen.turn_states(turn))
+    world.host.cli().ask("r1")
+    await asyncio.sleep(3 * TIMEOUT)
+    assert world.host.living
+    await pool.interrupt("alice", "default")
+    assert (await screen.ended(turn))["state"] == "interrupted"
+
+
+async def test_parking_twice_is_parking_once(world: World) -> None:
+    pool = await world.start()
+    await pool.get_or_create_instance("alice")
+    idleness = session_of(pool).idleness
+    idleness._over()
+    idleness._over()
+    idleness.park("again")
+    await soon(lambda: not world.host.living)
+    await soon(lambda: session_of(pool).state is SessionState.PARKED)
+    idleness.park("nothing there")
+    assert len(world.host.clis) == 1
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.3])
+async def test_a_drain_lets_a_turn_end_and_begins_no_other(world: World, seconds: float) -> None:
+    world.host.prepare = manual
+    pool = await world.start()
+    screen = await follow(pool)
+    first, second = await say(pool, "m1"), await say(pool, "m2")
+    await soon(lambda: "running" in screen.turn_states(first))
+    cli = world.host.cli()
+    drain = asyncio.create_task(pool._supervisor.drain(5 if seconds else 0), name="drain")
+    await asyncio.sleep(seconds)
+    cli.finish()
+    await drain
+    assert (await screen.ended(first))["state"] == "succeeded"
+    await asyncio.sleep(0.05)
+    assert cli.runs == [first]
+    assert screen.turn_states(second) == ["queued"]
+
+
+async def test_stopping_a_busy_instance_asks_it_to_end_its_turn_first(world: World) -> None:
+    world.host.prepare = manual
+    pool = await world.start()
+    screen = await follow(pool)
+    turn = await say(pool, "m1")
+    await soon(lambda: "running" in screen.turn_states(turn))
+    cli = world.host.cli()
+    assert await pool.destroy_instance("alice")
+    kinds = [frame["request"]["subtype"] for frame in cli.input if frame["type"] == "control_request"]
+    assert kinds == ["initialize", "interrupt"]
+    results = [f for f in screen.of_type("event") if f["event"]["type"] == "result"]
+    assert len(results) == 1, "the CLI told the end of the turn by itself before it was ended"
+    assert screen.turn_states(turn)[-1] == "interrupted"
+
+
+async def test_users_are_stopped_without_touching_others(world: World) -> None:
+    pool = await world.start()
+    await pool.get_or_create_instance("alice", "one")
+    await pool.get_or_create_instance("alice", "two")
+    bob = await pool.get_or_create_instance("bob")
+    await pool.stop_user("alice")
+    assert [info.id for info in pool.instances()] == [bob.id]
+    assert await pool.stop_instance(bob.id)
+    assert not await pool.stop_instance(bob.id)
+    assert pool.instances() == []
