@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from pool.config import PoolConfig as PoolConfig
     from pool.config import Quota as Quota
     from pool.config import QuotaBook as QuotaBook
+    from pool.launch.process_table import ProcessReport as ProcessReport
+    from pool.launch.process_table import find_orphans as find_orphans
     from pool.model import Accepted as Accepted
     from pool.model import InstanceInfo as InstanceInfo
     from pool.model import InstanceState as InstanceState
@@ -26,6 +28,11 @@ if TYPE_CHECKING:
     from pool.names import check_name as check_name
     from pool.policy.rules.decision import compile_rules as compile_rules
     from pool.pool import ClaudeInstancePool as ClaudeInstancePool
+    from pool.runtime.counters import Count as Count
+    from pool.runtime.counters import Histogram as Histogram
+    from pool.runtime.counters import Level as Level
+    from pool.runtime.counters import Metric as Metric
+    from pool.runtime.counters import Spread as Spread
     from pool.runtime.hub import Subscription as Subscription
     from pool.runtime.hub import Viewer as Viewer
     from pool.runtime.pooled import PooledInstance as PooledInstance
@@ -38,15 +45,21 @@ _HOMES = {
     "Accepted": "pool.model",
     "Accounts": "pool.store.accounts",
     "ClaudeInstancePool": "pool.pool",
+    "Count": "pool.runtime.counters",
+    "Histogram": "pool.runtime.counters",
     "InstanceInfo": "pool.model",
     "InstanceState": "pool.model",
+    "Level": "pool.runtime.counters",
+    "Metric": "pool.runtime.counters",
     "PermissionInfo": "pool.model",
     "PoolConfig": "pool.config",
     "PooledInstance": "pool.runtime.pooled",
+    "ProcessReport": "pool.launch.process_table",
     "Quota": "pool.config",
     "QuotaBook": "pool.config",
     "SessionInfo": "pool.model",
     "SessionState": "pool.model",
+    "Spread": "pool.runtime.counters",
     "Subscription": "pool.runtime.hub",
     "TurnInfo": "pool.model",
     "TurnState": "pool.model",
@@ -57,6 +70,7 @@ _HOMES = {
     "check_name": "pool.names",
     "compile_rules": "pool.policy.rules.decision",
     "errors": "pool",
+    "find_orphans": "pool.launch.process_table",
     "open_accounts": "pool.composition",
     "remove_user_files": "pool.composition",
 }
@@ -64,15 +78,21 @@ __all__ = [
     "Accepted",
     "Accounts",
     "ClaudeInstancePool",
+    "Count",
+    "Histogram",
     "InstanceInfo",
     "InstanceState",
+    "Level",
+    "Metric",
     "PermissionInfo",
     "PoolConfig",
     "PooledInstance",
+    "ProcessReport",
     "Quota",
     "QuotaBook",
     "SessionInfo",
     "SessionState",
+    "Spread",
     "Subscription",
     "TurnInfo",
     "TurnState",
@@ -82,6 +102,7 @@ __all__ = [
     "Viewer",
     "check_name",
     "compile_rules",
+    "find_orphans",
     "open_accounts",
     "remove_user_files",
 ]

@@ -20,7 +20,9 @@ from pool.names import check_name
 from pool.runtime import figures
 from pool.runtime.checks import Checks
 from pool.runtime.conformance.check import Conformance
+from pool.runtime.counting import counts_refusals
 from pool.runtime.dialogue import Dialogue
+from pool.runtime.evidence import Evidence
 from pool.runtime.instance import Instance
 from pool.runtime.pooled import PooledInstance
 from pool.runtime.processes import HelperProcesses
@@ -29,8 +31,10 @@ from pool.runtime.supervisor import Supervisor
 from pool.store.accounts import Accounts
 from pool.store.usage import Usage
 
+_SHOWN_STATES = ("starting", "ready", "busy", "stopping", "stuck")
 
-class ClaudeInstancePool(Dialogue):
+
+class ClaudeInstancePool(Dialogue, Evidence):
     """One live ``claude`` CLI per session, kept between messages, held to quotas, ended whole.
 
     Use it as an async context manager, or call ``start`` and ``shutdown``::
@@ -126,6 +130,7 @@ class ClaudeInstancePool(Dialogue):
 
     # --- instances ------------------------------------------------------------------------
 
+    @counts_refusals
     async def get_or_create_instance(
         self, user_id: str, session_id: str = DEFAULT_SESSION, *, template: str | None = None
     ) -> PooledInstance:
@@ -249,8 +254,7 @@ class ClaudeInstancePool(Dialogue):
         users = {instance.key.user_id for instance in self._supervisor.live_instances()}
         slots = self._around.slots
         checks = self._checks.results()
-        states = ("starting", "ready", "busy", "stopping", "stuck")
-        instances = {state: counts[InstanceState(state)] for state in states}
+        instances = {state: counts[InstanceState(state)] for state in _SHOWN_STATES}
         instances["busy"] += counts[InstanceState.DRAINING]
         worst = "ok" if all(check["ok"] for check in checks.values()) else "degraded"
         return {

@@ -48,6 +48,11 @@ class Slots:
         self._line: list[_Waiter] = []
 
     @property
+    def limit(self) -> int:
+        """How many slots there are."""
+        return self._max_instances
+
+    @property
     def queue_length(self) -> int:
         """How many wait."""
         return len(self._line)

@@ -1,0 +1,188 @@
+"""What ``/proc`` shows of our instances: whole trees, zombies, and processes that no instance owns.
+
+Everything here reads many small files and belongs into a thread. Nothing is
+signalled. Of processes under other uids only root sees the mark.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pool.keeper import procfs
+
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_TICKS = os.sysconf("SC_CLK_TCK")
+_KEEPER_WORDS = (b"pool.keeper", b"keeper")
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessFigures:
+    """One process, as one line of ``/proc/PID/stat`` tells of it."""
+
+    pid: int
+    parent: int
+    name: str
+    state: str
+    threads: int
+    rss_bytes: int
+    cpu_seconds: float
+    age_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class TreeFigures:
+    """An instance's processes together; memory that they share is counted for each of them."""
+
+    instance_id: str
+    processes: int
+    threads: int
+    rss_bytes: int
+    cpu_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class StrayProcess:
+    """A living process with our mark whose instance nobody knows: an orphan."""
+
+    pid: int
+    parent: int
+    name: str
+    instance_id: str
+    rss_bytes: int
+    cpu_seconds: float
+    age_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessReport:
+    """What ``claude-pool ps`` shows: the trees by instance id, and the orphans."""
+
+    trees: Mapping[str, TreeFigures]
+    orphans: Collection[StrayProcess]
+
+
+def read_table() -> dict[int, ProcessFigures]:
+    """Every process that can be seen, by pid, in one pass."""
+    uptime = float(Path("/proc/uptime").read_text().split()[0])
+    found = (read_figures(int(name), uptime) for name in os.listdir("/proc") if name.isdigit())
+    return {figures.pid: figures for figures in found if figures is not None}
+
+
+def read_figures(pid: int, uptime: float) -> ProcessFigures | None:
+    """One process; None when it is gone."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return None
+    opening, closing = text.index(b"("), text.rindex(b")")
+    fields = text[closing + 2 :].split()
+    return ProcessFigures(
+        pid=pid,
+        parent=int(fields[1]),
+        name=text[opening + 1 : closing].decode(errors="replace"),
+        state=fields[0].decode(),
+        threads=int(fields[17]),
+        rss_bytes=int(fields[21]) * _PAGE_BYTES,
+        cpu_seconds=(int(fields[11]) + int(fields[12])) / _TICKS,
+        age_seconds=max(0.0, uptime - int(fields[19]) / _TICKS),
+    )
+
+
+def report(
+    data_dir: Path, pids: Mapping[str, int], known: Collection[str], keepers: Collection[int]
+) -> ProcessReport:
+    """The trees of ``pids`` (instance id: the CLI's pid) below ``keepers``, and whatever is not ``known``."""
+    table = read_table()
+    below: dict[int, list[int]] = {}
+    for figures in table.values():
+        below.setdefault(figures.parent, []).append(figures.pid)
+    trees = {
+        instance_id: _sum(instance_id, _tree(_root(pid, table, keepers), below, table))
+        for instance_id, pid in pids.items()
+        if pid in table
+    }
+    return ProcessReport(trees, _strays(table, procfs.site_of(data_dir), known))
+
+
+def find_orphans(data_dir: Path) -> list[StrayProcess]:
+    """Beside no server: living processes of this data directory that no keeper looks after."""
+    table = read_table()
+    strays = _strays(table, procfs.site_of(data_dir), ())
+    return [stray for stray in strays if not _has_keeper(stray.pid, table)]
+
+
+def count_zombies(pid: int) -> int:
+    """Children of ``pid`` that have ended and that it has not collected."""
+    stats = (procfs.read_stat(child) for child in procfs.children(pid))
+    return sum(stat is not None and stat.state == "Z" for stat in stats)
+
+
+def _root(pid: int, table: Mapping[int, ProcessFigures], keepers: Collection[int]) -> int:
+    """The process right below the keeper (the sandbox or shim); ``pid`` itself when no keeper is above."""
+    current = pid
+    while current in table and table[current].parent > 1:
+        if table[current].parent in keepers:
+            return current
+        current = table[current].parent
+    return pid
+
+
+def _tree(
+    root: int, below: Mapping[int, list[int]], table: Mapping[int, ProcessFigures]
+) -> list[ProcessFigures]:
+    found, todo = [], [root]
+    while todo:
+        pid = todo.pop()
+        found.append(table[pid])
+        todo += below.get(pid, ())
+    return found
+
+
+def _sum(instance_id: str, members: Iterable[ProcessFigures]) -> TreeFigures:
+    alive = [member for member in members if member.state not in "ZXx"]
+    return TreeFigures(
+        instance_id,
+        len(alive),
+        sum(member.threads for member in alive),
+        sum(member.rss_bytes for member in alive),
+        sum(member.cpu_seconds for member in alive),
+    )
+
+
+def _strays(table: Mapping[int, ProcessFigures], site: str, known: Collection[str]) -> list[StrayProcess]:
+    found = []
+    for figures in table.values():
+        mark = procfs.mark_of(figures.pid) if figures.state not in "ZXx" else None
+        if mark is not None and mark.site == site and mark.instance not in known:
+            found.append(
+                StrayProcess(
+                    figures.pid,
+                    figures.parent,
+                    figures.name,
+                    mark.instance,
+                    figures.rss_bytes,
+                    figures.cpu_seconds,
+                    figures.age_seconds,
+                )
+            )
+    return found
+
+
+def _has_keeper(pid: int, table: Mapping[int, ProcessFigures]) -> bool:
+    current = pid
+    while current in table and table[current].parent > 1:
+        current = table[current].parent
+        if _is_keeper(current):
+            return True
+    return False
+
+
+def _is_keeper(pid: int) -> bool:
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return b"-m" in words and any(word in _KEEPER_WORDS for word in words)

@@ -1,0 +1,79 @@
+"""What the pool can tell of itself: its counters with the gauges of the moment, and its processes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import Counter
+
+from pool.launch.process_table import ProcessReport, count_zombies, report
+from pool.model import InstanceState
+from pool.runtime import figures
+from pool.runtime.counters import Metric, gauge, gauges
+from pool.runtime.supervisor import Supervisor
+
+
+class Evidence:
+    """The part of the front door that operators ask."""
+
+    _supervisor: Supervisor
+
+    async def metrics(self) -> list[Metric]:
+        """All counters and gauges. ``/proc`` is read in a thread, a few small files an instance."""
+        around = self._supervisor.around
+        found = [*around.counters.metrics(), *self._gauges()]
+        pids = [instance.pid for instance in self._supervisor.live_instances() if instance.pid is not None]
+        return found + await asyncio.to_thread(_process_gauges, pids, around.launcher.supervisor_pids())
+
+    async def process_report(self) -> ProcessReport:
+        """The trees of all live instances and the orphans, from one pass over ``/proc`` in a thread."""
+        around = self._supervisor.around
+        # What lives without a session (one that tries the CLI out) is the keeper's all the same.
+        listed = {one.instance_id for one in await around.launcher.list() if one.exit_status is None}
+        live = self._supervisor.live_instances()
+        pids = {str(instance.id): instance.pid for instance in live if instance.pid is not None}
+        known = {str(one) for one in listed | {instance.id for instance in live}}
+        keepers = around.launcher.supervisor_pids()
+        return await asyncio.to_thread(report, around.config.data_dir, pids, known, keepers)
+
+    def _gauges(self) -> list[Metric]:
+        around = self._supervisor.around
+        sessions = list(self._supervisor.sessions.values())
+        states = Counter(instance.state for instance in self._supervisor.live_instances())
+        alive = [state for state in InstanceState if state is not InstanceState.EXITED]
+        slots = around.slots
+        viewers = sum(len(session.channel.subscriptions) for session in sessions)
+        waiting = sum(len(session.approvals) for session in sessions)
+        return [
+            gauges(
+                "claude_pool_instances",
+                "Live instances by state.",
+                "state",
+                [(state.value, states[state]) for state in alive],
+            ),
+            gauge("claude_pool_instances_limit", "Instances that may live at a time.", slots.limit),
+            gauge("claude_pool_slots_taken", "Slots that are taken.", len(slots.holders)),
+            gauge("claude_pool_sessions", "Sessions in memory.", len(sessions)),
+            gauge("claude_pool_waiting", "Sessions in line for an instance.", slots.queue_length),
+            gauge(
+                "claude_pool_oldest_wait_seconds",
+                "How long the first in line has waited; 0 when nobody waits.",
+                slots.oldest_wait(around.clock.monotonic()),
+            ),
+            gauge("claude_pool_viewers", "Subscriptions to sessions.", viewers),
+            gauge("claude_pool_permissions_open", "Approvals that wait for an answer.", waiting),
+            gauge("claude_pool_keeper_up", "1 while a keeper is attached.", around.keeper_is_back.is_set()),
+        ]
+
+
+def _process_gauges(pids: list[int], keepers: set[int]) -> list[Metric]:
+    zombies = [("server", count_zombies(os.getpid()))]
+    zombies += [("keeper", count_zombies(keeper)) for keeper in sorted(keepers)]
+    return [
+        gauges("claude_pool_zombies", "Ended children that were not collected, by parent.", "of", zombies),
+        gauge(
+            "claude_pool_instances_rss_bytes",
+            "Resident memory of all CLI processes, without the tools that they run.",
+            sum(figures.rss_bytes(pid) for pid in pids),
+        ),
+    ]
