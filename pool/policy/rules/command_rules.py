@@ -16,7 +16,7 @@ from enum import IntEnum
 from pool.errors import BadRequest
 from pool.policy.rules.globs import glob_matches
 from pool.policy.rules.shell_script import SimpleCommand
-from pool.policy.rules.shell_words import NotUnderstoodError, Word, WordReader
+from pool.policy.rules.shell_words import Budget, NotUnderstoodError, Word, WordReader
 
 _NOT_IN_A_RULE = re.compile(r"[$`;&|<>()\n\0]")
 _ASSIGNS = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\+?=", re.ASCII)
@@ -64,7 +64,8 @@ class CommandRule:
             return fit
         if not command.words:
             return Fit.NO
-        return min(fit, _names(patterns[0], command.words[0]), _arguments(patterns[1:], command.words[1:]))
+        fit = min(fit, _names(patterns[0], command.words[0]))
+        return fit if fit is Fit.NO else min(fit, _arguments(patterns[1:], command.words[1:]))
 
 
 def command_rules(sources: Sequence[str], key: str) -> tuple[CommandRule, ...]:
@@ -77,7 +78,7 @@ def _split(source: str, key: str) -> tuple[str, ...]:
         raise BadRequest(
             f"{key}: {source!r} is not one simple command of words and *", details={"field": key}
         )
-    reader = WordReader(source, lambda: None, lambda _text: None)
+    reader = WordReader(source, Budget(), lambda: None, lambda _text: None)
     words: list[str] = []
     try:
         while True:

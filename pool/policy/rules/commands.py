@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pool.policy.rules import programs
 from pool.policy.rules.programs import Wrapper
 from pool.policy.rules.shell_script import KEYWORDS, Redirection, SimpleCommand, parse_script
-from pool.policy.rules.shell_words import MAX_DEPTH, UNKNOWN, NotUnderstoodError, Word
+from pool.policy.rules.shell_words import MAX_DEPTH, UNKNOWN, Budget, NotUnderstoodError, Word
 
 _MAX_SUSPECTS = 64
 
@@ -40,6 +40,7 @@ class Parts:
     redirections: list[Redirection] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     moves: bool = False
+    budget: Budget = field(default_factory=Budget)
 
 
 def take_apart(text: str) -> Parts:
@@ -53,7 +54,7 @@ def _script(text: str, parts: Parts, depth: int, *, needs_rule: bool) -> None:
     if depth > MAX_DEPTH:
         parts.problems.append("commands too deep in one another")
         return
-    script = parse_script(text, depth)
+    script = parse_script(text, depth, parts.budget)
     parts.problems.extend(script.problems)
     for command in script.commands:
         parts.redirections.extend(command.redirections)
@@ -69,6 +70,7 @@ def _visit(command: SimpleCommand, parts: Parts, depth: int, *, needs_rule: bool
         parts.problems.append("commands too deep in one another")
         return
     try:
+        parts.budget.spend()
         is_transparent = _look_inside(command, parts, depth, needs_rule=needs_rule)
     except NotUnderstoodError as error:
         parts.problems.append(str(error))
@@ -87,7 +89,8 @@ def _look_inside(command: SimpleCommand, parts: Parts, depth: int, *, needs_rule
     if name in programs.SHELLS:
         return _shell(command, parts, depth, needs_rule=needs_rule)
     if name == "eval":
-        _script(_literal(command.words[1:], name), parts, depth + 1, needs_rule=needs_rule)
+        words = [word for at, word in enumerate(command.words[1:]) if at or word.text != "--"]
+        _script(_literal(words, name), parts, depth + 1, needs_rule=needs_rule)
         return "/" not in command.words[0].text and not command.assignments
     if name == "trap":
         _trap(command, parts, depth, needs_rule=needs_rule)

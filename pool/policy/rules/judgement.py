@@ -15,6 +15,8 @@ from pool.policy.rules.shell_script import SimpleCommand
 _QUOTES = str.maketrans("", "", "'\"\\")
 _TOKEN = re.compile(r"[^\s;&|<>(){},`=$]+")
 _SHOWN_CHARACTERS = 200
+# No program can be given a longer text in one argument (Linux: 128 KiB).
+_MAX_SEARCHED = 131072
 
 
 class CommandAndPathRules(Protocol):
@@ -113,6 +115,8 @@ def _named_files(parts: Parts) -> Iterator[str]:
 
 def _hidden(rules: CommandAndPathRules, text: str) -> Verdict | None:
     """A deny rule whose words stand one after the other in a text that is not understood."""
+    if len(text) > _MAX_SEARCHED:
+        return None
     tokens = _TOKEN.findall(text.replace("\\\n", "").translate(_QUOTES))
     names = [token.rsplit("/", 1)[-1] for token in tokens]
     for rule in rules.denied_commands:
@@ -196,6 +200,6 @@ def judge_path(
 
 
 def _shown(text: str) -> str:
-    text = " ".join(text.split())
+    text = " ".join(text[: 2 * _SHOWN_CHARACTERS].split())
     text = text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 1] + "…"
     return f"'{text}'"

@@ -16,6 +16,8 @@ from pool.policy.rules.globs import components_match, may_match_below
 HARMLESS_FILES = frozenset({"/dev/null", "/dev/stdout", "/dev/stderr", "/dev/stdin", "/dev/tty"})
 """Files that no rule is needed for."""
 
+_MAX_PATH = 4096
+
 # Other names of files that are elsewhere: nothing can be said of them by name.
 _ALIASES = re.compile(r"/proc/[^/]+/(?:task/[^/]+/)?(?:cwd|root|fd|map_files)(?:/.*)?|/dev/fd(?:/.*)?")
 
@@ -31,7 +33,7 @@ class Places:
 
 def resolve(path: str, places: Places, *, cwd_is_known: bool = True) -> str | None:
     """The absolute path that ``path`` names, by its text alone; None when that cannot be said."""
-    if not path or "\0" in path:
+    if not path or "\0" in path or len(path) > _MAX_PATH:
         return None
     if path.startswith("~"):
         rest = path[1:]

@@ -12,10 +12,18 @@ import re
 import unicodedata
 from dataclasses import dataclass, field
 
-from pool.policy.rules.shell_words import MAX_CHARACTERS, MAX_DEPTH, NotUnderstoodError, Word, WordReader
+from pool.policy.rules.shell_words import (
+    MAX_CHARACTERS,
+    MAX_DEPTH,
+    Budget,
+    NotUnderstoodError,
+    Word,
+    WordReader,
+)
 
 _SEPARATORS = ("&&", "||", "|&", ";", "&", "|")
 _REDIRECTIONS = ("&>>", "<<<", "<<-", "&>", "<<", "<>", "<&", ">>", ">|", ">&", "<", ">")
+_PRINTABLE = re.compile(r"[\n\t -~]*")
 _NUMBER = re.compile(r"[0-9]+(?=[<>])", re.ASCII)
 _DUPLICATE = re.compile(r"[0-9]+-?|-", re.ASCII)
 _LOOP_NAME = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
@@ -61,9 +69,13 @@ class Script:
     problems: tuple[str, ...] = ()
 
 
-def parse_script(text: str, depth: int = 0) -> Script:
-    """Read shell text. Total: never raises; what it does not understand is a problem in the result."""
-    return _Parser(text, depth).run()
+def parse_script(text: str, depth: int = 0, budget: Budget | None = None) -> Script:
+    """Read shell text. Total: never raises; what it does not understand is a problem in the result.
+
+    ``depth`` is how deep in another text this one stands, ``budget`` what the
+    whole may cost.
+    """
+    return _Parser(text, depth, budget or Budget()).run()
 
 
 @dataclass(slots=True)
@@ -93,9 +105,10 @@ class _Document:
 class _Parser:
     """One pass over one text; nested scripts are read by the same pass or a new one."""
 
-    def __init__(self, text: str, depth: int) -> None:
+    def __init__(self, text: str, depth: int, budget: Budget) -> None:
         self._depth = depth
-        self._reader = WordReader(text, self._nested, self._nested_text)
+        self._budget = budget
+        self._reader = WordReader(text, budget, self._nested, self._nested_text)
         self._done: list[_Draft] = []
         self._commands: list[SimpleCommand] = []
         self._problems: list[str] = []
@@ -128,7 +141,7 @@ class _Parser:
         self._depth -= 1
 
     def _nested_text(self, text: str) -> None:
-        script = parse_script(text, self._depth + 1)
+        script = parse_script(text, self._depth + 1, self._budget)
         self._commands.extend(script.commands)
         self._problems.extend(script.problems)
 
@@ -305,7 +318,7 @@ class _Parser:
         def no_script_here() -> None:
             self._nested_in(inner)
 
-        inner = WordReader(body, no_script_here, self._nested_text)
+        inner = WordReader(body, self._budget, no_script_here, self._nested_text)
         text, known = inner.double_quoted("")
         return Word(text, known)
 
@@ -332,6 +345,8 @@ def _finished(draft: _Draft) -> SimpleCommand:
 def _check_characters(text: str) -> None:
     if len(text) > MAX_CHARACTERS:
         raise NotUnderstoodError("more text than is looked at")
+    if _PRINTABLE.fullmatch(text):
+        return
     for character in text:
         if character in "\n\t" or " " <= character <= "~":
             continue

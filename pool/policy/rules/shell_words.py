@@ -12,10 +12,13 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-MAX_CHARACTERS = 65536
+MAX_CHARACTERS = 32768
+MAX_WORDS = 1000
 MAX_DEPTH = 20
 
 _BLANK = " \t"
+_PLAIN = re.compile(r"[A-Za-z0-9_./:@%+=,-]+", re.ASCII)
+_PLAIN_IN_QUOTES = re.compile(r'[^"\\$`]+')
 _META = frozenset(" \t\n;&|<>()")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\+?=", re.ASCII)
@@ -54,6 +57,22 @@ UNKNOWN = Word("", is_known=False)
 """A word of which nothing is known: a value that only exists when the command runs."""
 
 
+@dataclass(slots=True)
+class Budget:
+    """How many words may still be read for one decision, nested texts included.
+
+    Decisions are made on the event loop: one must not hold up the others.
+    """
+
+    words: int = MAX_WORDS
+
+    def spend(self) -> None:
+        """One word is read. Raises ``NotUnderstoodError`` when it is one too many."""
+        self.words -= 1
+        if self.words < 0:
+            raise NotUnderstoodError("more words than are looked at")
+
+
 class WordReader:
     """A place in shell text, and the reading of one word from there.
 
@@ -61,8 +80,11 @@ class WordReader:
     unmatched ``)``, which is consumed; ``nested_text`` reads a whole one.
     """
 
-    def __init__(self, text: str, nested: Callable[[], None], nested_text: Callable[[str], None]) -> None:
+    def __init__(
+        self, text: str, budget: Budget, nested: Callable[[], None], nested_text: Callable[[str], None]
+    ) -> None:
         self.text = text
+        self.budget = budget
         self.at = 0
         self._nested = nested
         self._nested_text = nested_text
@@ -95,6 +117,7 @@ class WordReader:
 
     def word(self) -> Word:
         """The word that begins here; at least one character of it is there."""
+        self.budget.spend()
         start = self.at
         parts: list[str] = []
         known, quoted = True, False
@@ -124,6 +147,10 @@ class WordReader:
 
     def _part(self, character: str, *, is_first: bool) -> tuple[str, bool, bool]:
         """One piece of a word: (text, known, quoted)."""
+        plain = _PLAIN.match(self.text, self.at)
+        if plain is not None:
+            self.at = plain.end()
+            return plain[0], True, False
         if character == "'":
             return self._single_quoted(), True, True
         if character == '"':
@@ -182,8 +209,10 @@ class WordReader:
                 self._backquoted(in_quotes=bool(closing))
                 known = False
             else:
-                parts.append(character)
-                self.at += 1
+                plain = _PLAIN_IN_QUOTES.match(self.text, self.at)
+                end = plain.end() if plain is not None else self.at + 1
+                parts.append(self.text[self.at : end])
+                self.at = end
 
     def _escaped_in_quotes(self, closing: str) -> str:
         following = self.text[self.at + 1 : self.at + 2]

@@ -87,6 +87,7 @@ DENY = [
     "cat <<EOF | git log\n$(rm x)\nEOF",
     "cat <<EOF\n`rm x`\nEOF",
     "eval rm x",
+    "eval -- rm x",
     "eval 'rm x'",
     'eval "rm" x',
     "eval eval eval rm x",

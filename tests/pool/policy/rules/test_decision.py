@@ -10,6 +10,7 @@ from pool.errors import BadRequest
 from pool.policy.rules.commands import take_apart
 from pool.policy.rules.decision import NO_DECISION, Decision, Kind, Rules, ToolCall, compile_rules, decide
 from pool.policy.rules.paths import Places
+from pool.policy.rules.shell_words import MAX_CHARACTERS
 from tests.pool.policy.rules.command_corpus import CORPUS, PATH_CORPUS, PATH_RULES, PLACES, RULES
 
 
@@ -183,6 +184,22 @@ def test_a_call_of_another_shape_is_asked_about(given: dict[str, object]) -> Non
 
 def test_leaving_the_clis_own_sandbox_is_asked_about() -> None:
     assert use(RULES, "Bash", command="git log", dangerouslyDisableSandbox=True).kind is Kind.ASK
+
+
+HUGE = ["git log; ", "echo $(", "`", "sudo a ", "eval ", "env ", "'", "rm -", "{", "\n<<E", "sudo 'a b' "]
+
+
+@pytest.mark.parametrize("piece", HUGE)
+@pytest.mark.parametrize("size", [MAX_CHARACTERS, 10 * MAX_CHARACTERS])
+def test_what_is_too_much_to_look_at_is_not_allowed(piece: str, size: int) -> None:
+    everything = compile_rules(allowed_commands=["*"], denied_commands=["shutdown"])
+    command = (piece * size)[:size]
+    assert bash(command, everything).kind is Kind.ASK
+    assert bash(command + " git log", everything).kind is Kind.ASK
+
+
+def test_a_path_that_is_too_long_is_not_allowed() -> None:
+    assert use(PATHS, "Read", file_path="docs/" + "a/" * 4096).kind is Kind.ASK
 
 
 @pytest.mark.parametrize(
