@@ -184,6 +184,7 @@ class Dialogue(Viewing):
         session = await self._session_for_message(key)
         async with session.accepting:
             if message_id in session.message_ids:
+                await session.log.settled()  # the first one may still be on its way to the store
                 earlier = await self._supervisor.around.store.find_turn(key, message_id)
                 if earlier is not None:
                     return _first_answer(earlier, digest, on_accepted)

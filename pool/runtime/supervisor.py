@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 
-from pool.errors import Conflict, KeeperUnavailable, NotFound, PoolError, QuotaExceeded
+from pool.errors import Conflict, NotFound, PoolError, QuotaExceeded
 from pool.launch.base import InstanceListing, StopGraces
 from pool.lifecycle.session import SessionEvent
 from pool.model import (
@@ -196,7 +196,7 @@ class Supervisor:
             try:
                 epoch = await self.around.store.claim_epoch(self.around.epoch + 1)
                 self.around.epoch = max(await self.around.launcher.open(epoch), epoch)
-            except KeeperUnavailable as error:
+            except PoolError as error:
                 _log.error("no keeper yet: %s", error)
             else:
                 self.around.counters.keeper_restarts.add()

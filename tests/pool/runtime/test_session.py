@@ -292,3 +292,51 @@ async def _asks(screen: Any, count: int) -> list[dict[str, Any]]:
     await soon(lambda: len(screen.of_type("permission_request")) >= count)
     found: list[dict[str, Any]] = screen.of_type("permission_request")
     return found
+
+
+async def test_a_message_sent_again_before_the_first_is_stored_runs_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = await world.start()
+    await pool.get_or_create_instance("alice")
+    screen = await follow(pool)
+    store, gate = pool._around.store, asyncio.Event()
+    commit = store.commit
+
+    async def slow(operations: Any) -> None:
+        await gate.wait()
+        await commit(operations)
+
+    monkeypatch.setattr(store, "commit", slow)
+    first = asyncio.create_task(say(pool, "m1"), name="first")
+    await soon(lambda: session_of(pool).message_ids)
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    again = asyncio.create_task(say(pool, "m1"), name="again")
+    await asyncio.sleep(0.05)
+    gate.set()
+    turn = await again
+    assert (await screen.ended(turn))["state"] == "succeeded"
+    assert world.host.cli().runs == [turn]
+    assert {frame["turn_id"] for frame in screen.of_type("turn")} == {turn}
+
+
+async def test_a_locked_database_only_delays_another_keeper(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = await world.start()
+    screen = await follow(pool)
+    await screen.ended(await say(pool, "m1"))
+    store = pool._around.store
+    claim = store.claim_epoch
+    failures = [errors.StoreUnavailable("locked")]
+
+    async def flaky(at_least: int) -> int:
+        if failures:
+            raise failures.pop()
+        return await claim(at_least)
+
+    monkeypatch.setattr(store, "claim_epoch", flaky)
+    world.host.lose_keeper()
+    assert (await screen.ended(await say(pool, "m2")))["state"] == "succeeded"
+    assert not failures
