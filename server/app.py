@@ -25,7 +25,8 @@ from server.errors import errors_as_json
 from server.gateway.settings import describe as describe_model
 from server.headers import add_security_headers
 from server.openapi import with_document
-from server.rest import account, admin, sessions, sign_in, turns, usage
+from server.own_keys import OwnModelKeys
+from server.rest import account, admin, model_keys, sessions, sign_in, turns, usage
 from server.routes import Access, Route, add_routes
 from server.services import SERVICES, Services
 from server.static import WEB_DIR, static_files
@@ -42,6 +43,7 @@ API_ROUTES: list[Route] = [
     *sse.ROUTES,
     *admin.ROUTES,
     *usage.ROUTES,
+    *model_keys.ROUTES,
     *connection.ROUTES,
 ]
 
@@ -78,23 +80,26 @@ def build_services(
         ttl_seconds=config.auth.token_ttl_seconds,
         wall=wall,
     )
+    own_keys = OwnModelKeys(data_dir)
     return Services(
         config=config,
         pool=pool,
         sign_in=sign_in_service,
-        users=Users(pool.accounts, passwords, live, pool.stop_user, _forgetting(pool)),
+        users=Users(pool.accounts, passwords, live, pool.stop_user, _forgetting(pool, own_keys)),
         live=live,
         proxies=TrustedProxies(config.server.trusted_proxies),
         model=lambda: describe_model(data_dir),
         version=installed_version(),
         usage=UsageBooks(pool.usage, data_dir, wall),
+        own_keys=own_keys,
         notes=notes or {},
     )
 
 
-def _forgetting(pool: Pool) -> Callable[[str, bool], Awaitable[None]]:
+def _forgetting(pool: Pool, own_keys: OwnModelKeys) -> Callable[[str, bool], Awaitable[None]]:
     async def forget(user_id: str, keep_workspace: bool) -> None:
         await pool.forget_user(user_id, keep_workspace=keep_workspace)
+        await own_keys.forget(user_id)
 
     return forget
 

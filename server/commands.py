@@ -21,6 +21,7 @@ from server.control import NoServer, call
 from server.data_lock import DataLock
 from server.listening import link_address
 from server.operations import Operations
+from server.own_keys import OwnModelKeys
 from server.settings import secret_text
 
 
@@ -69,6 +70,7 @@ async def _perform_here(site: Site, op: str, arguments: Mapping[str, Any]) -> An
             async def forget(user_id: str, keep_workspace: bool) -> None:
                 if not keep_workspace:
                     await asyncio.to_thread(remove_user_files, site.data_dir, user_id)
+                await OwnModelKeys(site.data_dir).forget(user_id)
 
             users = Users(accounts, passwords, live, _nothing_runs, forget)
             address = link_address(config.server, config.server.port)

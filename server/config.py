@@ -174,6 +174,7 @@ class Provider(Section):
     allowed_models: Texts = []
     aliases: Annotated[dict[str, str], _FromJson] = {}
     max_connections: PositiveCount = 256
+    own_keys: bool = False
 
 
 class Pool(Section):

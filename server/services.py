@@ -14,6 +14,7 @@ from server.auth.sign_in import SignIn
 from server.auth.users import Users
 from server.config import ServerConfig
 from server.door import Pool
+from server.own_keys import OwnModelKeys
 from server.usage import UsageBooks
 
 
@@ -34,6 +35,7 @@ class Services:
     model: Callable[[], dict[str, Any]]
     version: str
     usage: UsageBooks
+    own_keys: OwnModelKeys
     viewer_budget_bytes: int = 262144
     notes: dict[str, dict[str, Any]] = field(default_factory=dict)
 

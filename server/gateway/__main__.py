@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from server.gateway.calls import Caller, Calls
-from server.gateway.configuration import LiveConfiguration
+from server.gateway.configuration import LiveConfiguration, LiveOwnKeys
 from server.gateway.control import Listen, orders
 from server.gateway.journal import close_journal, open_journal
 from server.gateway.listeners import Listeners
@@ -66,7 +66,9 @@ async def _serve(data_dir: Path, channel: socket.socket, drain_seconds: float) -
         loop.add_signal_handler(number, stop)
     with closing(Metering(data_dir)) as metering:
         async with new_client() as client:
-            listeners = Listeners(Calls(LiveConfiguration(data_dir), client, metering).answer)
+            listeners = Listeners(
+                Calls(LiveConfiguration(data_dir), LiveOwnKeys(data_dir), client, metering).answer
+            )
             _log.info("started", extra={"fields": {"pid": os.getpid()}})
             await _first_of(_follow(channel, listeners), stopping.wait())
             stopping.set()

@@ -8,8 +8,9 @@ FAILURES = 8
 FIRST_PAUSE_SECONDS = 5.0
 LONGEST_PAUSE_SECONDS = 60.0
 
-# The upstream's own trouble, which others will meet too; 429 is the caller's limit.
-FAILING_STATUSES = frozenset({500, 502, 503, 504, 529})
+# The upstream's own trouble, which others will meet too. 429 is the caller's limit, and a 500 may be
+# what one odd request makes of it: nobody shall close the way for others.
+FAILING_STATUSES = frozenset({502, 503, 504, 529})
 
 
 @dataclass(frozen=True, slots=True)

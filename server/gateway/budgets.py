@@ -34,6 +34,10 @@ class Limits(BaseModel):
     usd_per_month: _Amount | None = None
     models: tuple[str, ...] | None = None
 
+    def without_money(self) -> Limits:
+        """The limits of calls that somebody else pays for."""
+        return self.model_copy(update={"usd_per_day": None, "usd_per_month": None})
+
 
 class BudgetBook(BaseModel):
     """Who has which limits: a user's own, else the default."""

@@ -6,16 +6,17 @@ import logging
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import aiohttp
 from aiohttp import web
+from pydantic import SecretStr
 
 from server.gateway.body import RequestBody
 from server.gateway.choosing import Choice, choose
-from server.gateway.configuration import LiveConfiguration
+from server.gateway.configuration import LiveConfiguration, LiveOwnKeys
 from server.gateway.demo.api import answer_as_demo
-from server.gateway.errors import budget_answer, error_answer, trouble_answer
+from server.gateway.errors import budget_answer, error_answer, key_answer, trouble_answer
 from server.gateway.metering import Call, Metering
 from server.gateway.settings import DEMO_PROVIDER, GatewayConfigError
 from server.gateway.upstream import Upstreams, UpstreamTrouble
@@ -44,9 +45,14 @@ class Calls:
     """Answers the calls of all instances from the provider in force, within the users' limits."""
 
     def __init__(
-        self, configuration: LiveConfiguration, client: aiohttp.ClientSession, metering: Metering
+        self,
+        configuration: LiveConfiguration,
+        own_keys: LiveOwnKeys,
+        client: aiohttp.ClientSession,
+        metering: Metering,
     ) -> None:
         self._configuration = configuration
+        self._own_keys = own_keys
         self._upstreams = Upstreams(client, metering.monotonic)
         self._metering = metering
 
@@ -81,29 +87,43 @@ class Calls:
             outcome["provider"] = DEMO_PROVIDER
             return await answer_as_demo(request, RequestBody(request), None)
         user = caller.labels.get("user", "")
+        body = RequestBody(request)
         try:
             settings, limits = self._configuration.current(), self._metering.limits_of(user)
+            choice = await choose(settings, limits, body, checks_model=request.method == "POST")
+            if isinstance(choice, web.Response):
+                outcome["refused"] = "model"
+                return choice
+            choice = self._with_own_key(choice, user)
         except GatewayConfigError as error:
             message = f"The model gateway cannot use its configuration: {error}"
             return error_answer(500, "api_error", message, retry=False)
+        outcome["provider"] = choice.name
+        if choice.is_own:
+            limits = limits.without_money()
         reached = self._metering.reached(user, limits) if request.path == _METERED else None
         if reached is not None:
             outcome["refused"] = reached.name
             return budget_answer(user, reached)
-        body = RequestBody(request)
-        choice = await choose(settings, limits, body, checks_model=request.method == "POST")
-        if isinstance(choice, web.Response):
-            outcome["refused"] = "model"
-            return choice
-        outcome["provider"] = choice.name
+        if not choice.provider.has_credential:
+            outcome["refused"] = "no key"
+            return key_answer(choice.name)
         return await self._pass_on(caller, request, body, choice)
+
+    def _with_own_key(self, choice: Choice, user: str) -> Choice:
+        """The same with the user's own credential, where the provider lets users bring one."""
+        own = self._own_keys.of(user, choice.name) if choice.provider.own_keys else None
+        if own is None:
+            return choice
+        credential = {"api_key": SecretStr(own), "auth_token": None}
+        return replace(choice, provider=choice.provider.model_copy(update=credential), is_own=True)
 
     async def _pass_on(
         self, caller: Caller, request: web.BaseRequest, body: RequestBody, choice: Choice
     ) -> web.StreamResponse:
         call = None
         if request.path == _METERED:
-            call = Call(self._metering, caller, choice.name, choice.provider, choice.model)
+            call = Call(self._metering, caller, choice)
         try:
             if choice.provider.kind == "demo":
                 return await answer_as_demo(request, body, call)

@@ -14,11 +14,15 @@ from server.gateway.settings import GatewaySettings, Provider
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Where a call goes; ``model`` is the name that is sent, None where it is not known."""
+    """Where a call goes; ``model`` is the name that is sent, None where it is not known.
+
+    ``is_own``: with the user's own credential, so it costs the operator nothing.
+    """
 
     name: str
     provider: Provider
     model: str | None
+    is_own: bool = False
 
 
 async def choose(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from server.gateway.budgets import BudgetBook, budgets_path, read_budgets
+from server.gateway.own_keys import OwnKeys, Sealed, own_keys_path
 from server.gateway.settings import GatewayConfigError, GatewaySettings, config_path, read_gateway_config
 
 _log = logging.getLogger(__name__)
@@ -66,6 +67,18 @@ class LiveBudgets(LiveFile[BudgetBook]):
 
     def __init__(self, data_dir: Path) -> None:
         super().__init__(budgets_path(data_dir), lambda: read_budgets(data_dir))
+
+
+class LiveOwnKeys(LiveFile[Sealed]):
+    """The keys that users brought, still encrypted."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._keys = OwnKeys(data_dir)
+        super().__init__(own_keys_path(data_dir), self._keys.sealed)
+
+    def of(self, user: str, provider: str) -> str | None:
+        """A user's key for a provider in the clear. Raises ``GatewayConfigError``."""
+        return self._keys.opened(self.current(), user, provider)
 
 
 def _read_providers(data_dir: Path) -> GatewaySettings:

@@ -36,6 +36,12 @@ def model_answer(message: str) -> web.Response:
     return error_answer(400, "invalid_request_error", message, retry=False)
 
 
+def key_answer(provider: str) -> web.Response:
+    """Users bring their own keys for this provider, and this one has not."""
+    message = f"The provider {provider} needs a key of your own: enter one in your account."
+    return error_answer(400, "invalid_request_error", message, retry=False)
+
+
 def trouble_answer(trouble: UpstreamTrouble) -> web.Response:
     """There is no answer of the provider; clients try again by their own rules."""
     response = error_answer(trouble.status, trouble.kind, str(trouble))

@@ -13,12 +13,12 @@ from server.gateway.budgets import Limits, Use, uses_of
 from server.gateway.configuration import LiveBudgets
 from server.gateway.meter import Meter, Reading, meter_for
 from server.gateway.prices import cost_of, price_of
-from server.gateway.settings import Provider
 from server.gateway.spending import Spending, Spent
 from server.gateway.usage_journal import Entry, UsageJournal
 
 if TYPE_CHECKING:
     from server.gateway.calls import Caller
+    from server.gateway.choosing import Choice
 
 _log = logging.getLogger(__name__)
 
@@ -30,20 +30,15 @@ _MAX_NAME = 200
 class Call:
     """One model call while it is under way. ``close`` it once its answer has ended, however it did."""
 
-    def __init__(
-        self,
-        metering: Metering,
-        caller: Caller,
-        provider_name: str,
-        provider: Provider,
-        asked: str | None,
-    ) -> None:
+    def __init__(self, metering: Metering, caller: Caller, choice: Choice) -> None:
         self.user = caller.labels.get("user", "")
         self._metering = metering
         self._caller = caller
-        self._provider_name = provider_name
-        self._provider = provider
-        self._asked = asked
+        # Reports tell apart what the operator pays for; no provider can be named so.
+        self._provider_name = f"{choice.name}:own" if choice.is_own else choice.name
+        self._is_free = choice.is_own or choice.provider.kind == "demo"
+        self._prices = choice.provider.prices
+        self._asked = choice.model
         self._reading = Reading()
         self._meter: Meter | None = None
         self._started = metering.monotonic()
@@ -83,9 +78,9 @@ class Call:
         return self._reading.tokens.total, self._cost()[0]
 
     def _cost(self) -> tuple[float, bool]:
-        if self._provider.kind == "demo":
+        if self._is_free:
             return 0.0, True
-        price = price_of(self._provider.prices, self._reading.model, self._asked)
+        price = price_of(self._prices, self._reading.model, self._asked)
         return (0.0, False) if price is None else (cost_of(self._reading.tokens, price), True)
 
     def _entry(self) -> Entry:

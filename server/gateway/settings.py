@@ -46,6 +46,7 @@ class Provider(BaseModel):
     sort. ``allowed_models`` are names or patterns (``claude-haiku-*``) that may
     be asked for, none: all; ``aliases`` are names that stand for another one.
     At most ``max_connections`` calls are open at once, others wait.
+    ``own_keys``: users may bring keys of their own for it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
@@ -60,6 +61,7 @@ class Provider(BaseModel):
     allowed_models: tuple[str, ...] = ()
     aliases: dict[str, str] = Field(default_factory=dict)
     max_connections: Annotated[int, Field(ge=1)] = 256
+    own_keys: bool = False
 
     @field_validator("prices")
     @classmethod
@@ -79,20 +81,29 @@ class Provider(BaseModel):
     def _check(self) -> Self:
         if self.kind == "gateway" and not self.base_url:
             raise ValueError("a provider of kind 'gateway' needs a base_url")
-        if self.kind == "anthropic" and not (self.api_key or self.auth_token):
-            raise ValueError("a provider of kind 'anthropic' needs an api_key or an auth_token")
+        if self.kind == "anthropic" and not (self.api_key or self.auth_token or self.own_keys):
+            raise ValueError("a provider of kind 'anthropic' needs an api_key or an auth_token, or own_keys")
         if self.base_url is not None:
             _check_url(self.base_url)
         for secret in (self.api_key, self.auth_token):
-            value = secret.get_secret_value() if secret else ""
-            if value != value.strip() or not value.isascii() or not (value.isprintable()):
+            if secret and not is_credential(secret.get_secret_value()):
                 raise ValueError("a credential holds white space or characters that no header can carry")
         return self
+
+    @property
+    def has_credential(self) -> bool:
+        """Can calls be made without a user's own key?"""
+        return self.kind != "anthropic" or self.api_key is not None or self.auth_token is not None
 
     @property
     def url(self) -> str:
         """The upstream's address without a slash at the end."""
         return (self.base_url or ANTHROPIC_URL).rstrip("/")
+
+
+def is_credential(text: str) -> bool:
+    """Can ``text`` be sent in a header?"""
+    return text == text.strip() and text.isascii() and text.isprintable()
 
 
 def _check_url(url: str) -> None:

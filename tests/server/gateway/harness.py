@@ -19,7 +19,7 @@ import aiohttp
 from aiohttp import web
 
 from server.gateway.calls import Caller, Calls
-from server.gateway.configuration import LiveConfiguration
+from server.gateway.configuration import LiveConfiguration, LiveOwnKeys
 from server.gateway.journal import close_journal, open_journal
 from server.gateway.listeners import Listeners
 from server.gateway.metering import Metering
@@ -128,7 +128,9 @@ async def gateway_for(
         async with AsyncExitStack() as stack:
             metering = stack.enter_context(closing(Metering(data_dir, wall=wall, monotonic=monotonic)))
             upstream_client = await stack.enter_async_context(new_client())
-            listeners = Listeners(Calls(LiveConfiguration(data_dir), upstream_client, metering).answer)
+            listeners = Listeners(
+                Calls(LiveConfiguration(data_dir), LiveOwnKeys(data_dir), upstream_client, metering).answer
+            )
             stack.push_async_callback(listeners.drain, 0.1)
             sessions = []
             for number, user in enumerate(users, 1):

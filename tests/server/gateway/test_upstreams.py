@@ -102,7 +102,7 @@ async def test_nothing_is_retried_once_a_byte_went_out(tmp_path: Path) -> None:
 
 
 async def test_an_upstream_that_keeps_failing_is_left_alone_and_tried_again(tmp_path: Path) -> None:
-    now, status = [0.0], [500]
+    now, status = [0.0], [504]
 
     async def script(_request: web.Request) -> web.StreamResponse:
         return web.json_response({}, status=status[0])
@@ -113,13 +113,13 @@ async def test_an_upstream_that_keeps_failing_is_left_alone_and_tried_again(tmp_
     ):
         point_to(tmp_path, upstream)
         for _ in range(FAILURES):
-            assert (await ask(caller))[0] == 500
+            assert (await ask(caller))[0] == 504
         async with caller.post("/v1/messages", json=asking("x")) as response:
             assert (response.status, response.headers["retry-after"]) == (529, "5")
             assert "provider up keeps failing" in await response.text()
         assert len(upstream.targets) == FAILURES
         now[0] += FIRST_PAUSE_SECONDS
-        assert (await ask(caller))[0] == 500
+        assert (await ask(caller))[0] == 504
         assert (await ask(caller))[0] == 529
         now[0] += 2 * FIRST_PAUSE_SECONDS
         status[0] = 200
