@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import Counter
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -30,8 +29,6 @@ from pool.runtime.session import Session
 from pool.runtime.supervisor import Supervisor
 from pool.store.accounts import Accounts
 from pool.store.usage import Usage
-
-_SHOWN_STATES = ("starting", "ready", "busy", "stopping", "stuck")
 
 
 class ClaudeInstancePool(Dialogue, Evidence):
@@ -246,38 +243,7 @@ class ClaudeInstancePool(Dialogue, Evidence):
         """Count it no more; it is not ended. False when it was not registered."""
         return self._helpers.unregister(self._key(user_id, session_id), pid)
 
-    # --- health ---------------------------------------------------------------------------------
-
-    def health(self) -> dict[str, Any]:
-        """The pool's part of ``GET /health``; starts and touches nothing."""
-        counts = Counter(instance.state for instance in self._supervisor.live_instances())
-        users = {instance.key.user_id for instance in self._supervisor.live_instances()}
-        slots = self._around.slots
-        checks = self._checks.results()
-        instances = {state: counts[InstanceState(state)] for state in _SHOWN_STATES}
-        instances["busy"] += counts[InstanceState.DRAINING]
-        worst = "ok" if all(check["ok"] for check in checks.values()) else "degraded"
-        return {
-            "status": "draining" if self._is_draining else worst,
-            "instances": {"total": sum(counts.values()), **instances},
-            "users": {"active": len(users)},
-            "queue": {
-                "length": slots.queue_length,
-                "oldest_seconds": slots.oldest_wait(self._around.clock.monotonic()),
-            },
-            "checks": checks,
-        }
-
-    async def run_checks(self) -> None:
-        """Look again at what the health page tells: database, disk, keeper."""
-        await self._checks.run()
-
-    def unready_reasons(self) -> list[str]:
-        """Why new work is not admitted; empty when it is."""
-        reasons = ["draining"] if self._is_draining else []
-        if not self._around.keeper_is_back.is_set():
-            reasons.append("no keeper")
-        return reasons
+    # --- the rest -----------------------------------------------------------------------------
 
     def isolation(self) -> tuple[str, str, Sequence[str]]:
         """(mode in force, network in force, remedies for what is missing)."""

@@ -1,22 +1,59 @@
-"""What the pool can tell of itself: its counters with the gauges of the moment, and its processes."""
+"""What the pool can tell of itself: its health, its counters with the gauges of the moment, its processes."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 from collections import Counter
+from typing import Any
 
 from pool.launch.process_table import ProcessReport, count_zombies, report
 from pool.model import InstanceState
 from pool.runtime import figures
+from pool.runtime.checks import Checks
 from pool.runtime.counters import Metric, gauge, gauges
 from pool.runtime.supervisor import Supervisor
+
+_SHOWN_STATES = ("starting", "ready", "busy", "stopping", "stuck")
 
 
 class Evidence:
     """The part of the front door that operators ask."""
 
     _supervisor: Supervisor
+    _checks: Checks
+    _is_draining: bool
+
+    def health(self) -> dict[str, Any]:
+        """The pool's part of ``GET /health``; starts and touches nothing."""
+        counts = Counter(instance.state for instance in self._supervisor.live_instances())
+        users = {instance.key.user_id for instance in self._supervisor.live_instances()}
+        slots = self._supervisor.around.slots
+        checks = self._checks.results()
+        instances = {state: counts[InstanceState(state)] for state in _SHOWN_STATES}
+        instances["busy"] += counts[InstanceState.DRAINING]
+        worst = "ok" if all(check["ok"] for check in checks.values()) else "degraded"
+        return {
+            "status": "draining" if self._is_draining else worst,
+            "instances": {"total": sum(counts.values()), **instances},
+            "users": {"active": len(users)},
+            "queue": {
+                "length": slots.queue_length,
+                "oldest_seconds": slots.oldest_wait(self._supervisor.around.clock.monotonic()),
+            },
+            "checks": checks,
+        }
+
+    async def run_checks(self) -> None:
+        """Look again at what the health page tells: database, disk, keeper."""
+        await self._checks.run()
+
+    def unready_reasons(self) -> list[str]:
+        """Why new work is not admitted; empty when it is."""
+        reasons = ["draining"] if self._is_draining else []
+        if not self._supervisor.around.keeper_is_back.is_set():
+            reasons.append("no keeper")
+        return reasons
 
     async def metrics(self) -> list[Metric]:
         """All counters and gauges. ``/proc`` is read in a thread, a few small files an instance."""
