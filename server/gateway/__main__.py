@@ -93,7 +93,7 @@ async def _follow(channel: socket.socket, listeners: Listeners) -> None:
 
 async def _first_of(*coroutines: Coroutine[Any, Any, object]) -> None:
     """Wait for the first to end and cancel the others; its error is raised."""
-    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
+    tasks = [asyncio.create_task(coroutine, name="gateway-part") for coroutine in coroutines]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
