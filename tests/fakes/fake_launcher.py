@@ -36,6 +36,7 @@ class FakeHost:
         self.attached: FakeLauncher | None = None
         self.epoch = 0
         self.losses = 0
+        self.stop_seconds = 0.0
         self._faults: defaultdict[str, dict[int, Exception]] = defaultdict(dict)
 
     def launcher(self) -> FakeLauncher:
@@ -119,6 +120,7 @@ class FakeHandle(InstanceHandle):
 
     async def stop(self, graces: StopGraces) -> None:
         await self._launcher.passing("stop")
+        await asyncio.sleep(self._launcher.host.stop_seconds)
         if not self._cli.outlives_kill:
             self._cli.die(0)
 

@@ -113,9 +113,11 @@ class Machine(RuleBasedStateMachine):
             work = self.pool.answer_permission("alice", name, info.request_id, decision, answered_by="a")
             self.run(work, pause)
 
-    @rule(name=SESSIONS, pause=PAUSES)
-    def archive(self, name: str, pause: int) -> None:
-        self.run(self.pool.archive_session("alice", name), pause)
+    @rule(name=SESSIONS, pause=PAUSES, and_submit=st.booleans())
+    def archive(self, name: str, pause: int, and_submit: bool) -> None:
+        self.run(self.pool.archive_session("alice", name), 0 if and_submit else pause)
+        if and_submit:
+            self.submit(name=name, pause=pause)
 
     @rule(name=SESSIONS, pause=PAUSES)
     def destroy(self, name: str, pause: int) -> None:
@@ -190,11 +192,18 @@ class Machine(RuleBasedStateMachine):
 
         self.run(lose(), pause)
 
-    @rule()
-    def the_server_dies(self) -> None:
+    @rule(meanwhile=st.lists(st.sampled_from(["delta", "ask", "finish", "own", "die"]), max_size=3))
+    def the_server_dies(self, meanwhile: list[str]) -> None:
         self.run(self.world.crash(self.pool))
         self.collect()
+        for kind in meanwhile:
+            for cli in self.world.host.living:
+                self.run(self._go_on(cli, kind))
         self.run(self._serve())
+
+    @rule(seconds=st.sampled_from([0.0, 0.02]))
+    def ending_a_process_takes(self, seconds: float) -> None:
+        self.world.host.stop_seconds = seconds
 
     @rule(seconds=st.sampled_from([0.001, 0.01, 0.03]))
     def time_passes(self, seconds: float) -> None:
@@ -260,6 +269,8 @@ class Machine(RuleBasedStateMachine):
                 await asyncio.sleep(0.002)
         for session in self.pool._supervisor.sessions.values():
             await session.log.settled()
+            while any(item._task is not None for item in session.channel.subscriptions):
+                await asyncio.sleep(0.001)
 
 
 def test_no_order_of_events_breaks_the_pool() -> None:
