@@ -225,7 +225,8 @@ class Host:
             os.makedirs(record.tmp_dir, mode=0o700)
         mark = procfs.Mark(record.instance, self._site)
         env = {**request["env"], **mark.environment()}
-        spawned = spawn(record.wrapper, request["argv"], env, request.get("cwd") or "/")
+        files = {str(item["placeholder"]): item["path"] for item in request.get("open") or ()}
+        spawned = spawn(record.wrapper, request["argv"], env, request.get("cwd") or "/", files)
         shell = procfs.read_stat(spawned.pid)
         if shell is not None:
             record.shell = Identity(shell.pid, shell.start_ticks)

@@ -13,7 +13,7 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,8 @@ _SHIM_PATH = Path(__file__).with_name("shim.py")
 _FILE_LIMITS = resource.getrlimit(resource.RLIMIT_NOFILE)
 # kept free, because a keeper without descriptors cannot even look what is alive
 _SPARE_FILES = 64
+# of 1000: well above any service's
+_INSTANCE_OOM_SCORE = 500
 
 
 class SpawnError(Exception):
@@ -68,10 +70,18 @@ def has_files_left() -> bool:
     return used + _SPARE_FILES <= resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
-def spawn(wrapper: str, argv: Sequence[str], env: Mapping[str, str], cwd: str) -> Spawned:
+def spawn(
+    wrapper: str,
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    cwd: str,
+    files: Mapping[str, str] | None = None,
+) -> Spawned:
     """Start ``argv`` under the wrapper with exactly ``env``.
 
-    Raises ``SpawnError``; nothing is left open then.
+    ``files`` maps placeholders, which are whole words of ``argv``, to the
+    paths of files that the wrapper gets open for reading; each placeholder
+    becomes its file's descriptor. Raises ``SpawnError``; nothing is left open then.
     """
     with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
         try:
@@ -84,18 +94,22 @@ def spawn(wrapper: str, argv: Sequence[str], env: Mapping[str, str], cwd: str) -
                 lifeline_read, lifeline_write = _pipe(ours, theirs, parent_reads=False)
         except OSError as error:
             raise SpawnError("pipes", str(error)) from error
+        opened = _open_files(files or {}, theirs)
+        argv = [str(opened.get(word, word)) for word in argv]
         command, passed = _command(wrapper, argv, report_write, lifeline_read)
         try:
-            child = subprocess.Popen(
-                command,
-                stdin=stdin_read,
-                stdout=stdout_write,
-                stderr=stderr_write,
-                pass_fds=passed,
-                env=dict(env),
-                cwd=cwd,
-                start_new_session=True,
-            )
+            with _first_to_go():
+                child = subprocess.Popen(
+                    command,
+                    stdin=stdin_read,
+                    stdout=stdout_write,
+                    stderr=stderr_write,
+                    pass_fds=(*passed, *opened.values()),
+                    env=dict(env),
+                    cwd=cwd,
+                    umask=0o077,
+                    start_new_session=True,
+                )
         except (OSError, ValueError, TypeError) as error:
             raise SpawnError("exec", str(error)) from error
         child.returncode = 0  # the reaper collects it, Popen must not try
@@ -115,6 +129,38 @@ def _pipe(ours: contextlib.ExitStack, theirs: contextlib.ExitStack, *, parent_re
     with contextlib.suppress(OSError):
         fcntl.fcntl(kept, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
     return read_end, write_end
+
+
+@contextlib.contextmanager
+def _first_to_go() -> Iterator[None]:
+    """What is started meanwhile is what the kernel ends when memory runs out, not we or the server.
+
+    It is inherited, so that no process of the instance is ever without it.
+    """
+    path = "/proc/self/oom_score_adj"
+    try:
+        before = Path(path).read_text()
+        Path(path).write_text(str(max(int(before), _INSTANCE_OOM_SCORE)))
+    except (OSError, ValueError):
+        yield
+        return
+    try:
+        yield
+    finally:
+        # back to what a privileged process gave us is always allowed
+        with contextlib.suppress(OSError):
+            Path(path).write_text(before)
+
+
+def _open_files(files: Mapping[str, str], theirs: contextlib.ExitStack) -> Mapping[str, int]:
+    opened = {}
+    for placeholder, path in files.items():
+        try:
+            opened[placeholder] = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except (OSError, TypeError) as error:
+            raise SpawnError("files", str(error)) from error
+        theirs.callback(os.close, opened[placeholder])
+    return opened
 
 
 def _command(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -9,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from pool.errors import IsolationUnavailable
+from pool.launch.seccomp import MACHINES, filter_program
 
 _INSTALL = "install bubblewrap: apt-get install bubblewrap"
 _NAMESPACES = (
@@ -18,6 +21,10 @@ _NAMESPACES = (
 )
 _NO_UID_MODE = "isolation mode 'uid' is not available in this version: use bwrap or auto"
 _NO_OUTBOUND = "isolation network 'outbound' is not available in this version: use gateway_only or open"
+_NO_FILTER = (
+    "system calls are not filtered: that needs a kernel with CONFIG_SECCOMP_FILTER "
+    f"on one of {', '.join(MACHINES)}"
+)
 
 _TRIAL_SECONDS = 10
 _TRIAL = (
@@ -35,6 +42,7 @@ class Probe:
     works: bool = False
     cuts_network: bool = False
     disables_nesting: bool = False
+    filters_calls: bool = False
     detail: str = ""
 
 
@@ -46,6 +54,7 @@ class Isolation:
     network: str
     bwrap: str | None
     disable_nesting: bool
+    filter_calls: bool
     remedies: Sequence[str]
 
     @property
@@ -68,6 +77,7 @@ def probe() -> Probe:
         works=True,
         cuts_network=_try(path, "--unshare-net") is None,
         disables_nesting=_try(path, "--disable-userns") is None,
+        filters_calls=_try_filter(path) is None,
     )
 
 
@@ -94,7 +104,8 @@ def resolve(mode: str, network: str, found: Probe | None = None) -> Isolation:
             "isolation network 'gateway_only' is not available: bubblewrap cannot make network namespaces "
             "here; set network: open, or allow them in the container's seccomp profile"
         )
-    return Isolation("bwrap", network, seen.path, seen.disables_nesting, ())
+    remedies = () if seen.filters_calls else (_NO_FILTER,)
+    return Isolation("bwrap", network, seen.path, seen.disables_nesting, seen.filters_calls, remedies)
 
 
 def _without_sandbox(network: str, remedies: Sequence[str]) -> Isolation:
@@ -103,7 +114,7 @@ def _without_sandbox(network: str, remedies: Sequence[str]) -> Isolation:
             "isolation network 'gateway_only' needs mode bwrap"
             + "".join(f"; {remedy}" for remedy in remedies)
         )
-    return Isolation("none", "open", None, False, tuple(remedies))
+    return Isolation("none", "open", None, False, False, tuple(remedies))
 
 
 def _remedy(seen: Probe) -> str | None:
@@ -114,8 +125,22 @@ def _remedy(seen: Probe) -> str | None:
     return None
 
 
-def _try(path: str, *more: str) -> str | None:
-    """None when it ran, else why not."""
+def _try_filter(path: str) -> str | None:
+    """As ``_try``, with the filter of system calls."""
+    machine = platform.machine()
+    if machine not in MACHINES:
+        return f"no filter for {machine}"
+    descriptor = os.memfd_create("seccomp")
+    try:
+        os.write(descriptor, filter_program(machine))
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        return _try(path, "--seccomp", str(descriptor), keep=(descriptor,))
+    finally:
+        os.close(descriptor)
+
+
+def _try(path: str, *more: str, keep: Sequence[int] = ()) -> str | None:
+    """None when it ran, else why not. The descriptors of ``keep`` are passed on."""
     command = [path, *_TRIAL, *more, "--", "/bin/true"]
     try:
         done = subprocess.run(
@@ -125,6 +150,7 @@ def _try(path: str, *more: str) -> str | None:
             timeout=_TRIAL_SECONDS,
             check=False,
             env={"PATH": "/usr/bin:/bin"},
+            pass_fds=keep,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import platform
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -20,6 +21,7 @@ from pool.launch.isolation import resolve
 from pool.launch.local_handle import Feed, LocalHandle, graces_of, launch_failed, listing_of, pool_error
 from pool.launch.local_request import LocalRequests
 from pool.launch.runtime_dir import make_runtime_dir, runtime_dir_for
+from pool.launch.seccomp import filter_program
 from pool.model import InstanceId
 
 _OPEN_ATTEMPTS = 5
@@ -63,7 +65,7 @@ class LocalLauncher(Launcher):
             # a server with another environment may have started the keeper that runs
             self._runtime_dir = noted_runtime_dir(self._config.data_dir) or self._wanted_runtime_dir
             make_runtime_dir(self._runtime_dir)
-            self._write_etc_files()
+            self._write_sandbox_files()
             client = await self._connect(max(epoch, self._epoch or 0))
             if self._keeper is not None:
                 self._keeper.close()
@@ -215,13 +217,15 @@ class LocalLauncher(Launcher):
             keeper.kill()
             await keeper.wait(_LEAVE_SECONDS)
 
-    def _write_etc_files(self) -> None:
+    def _write_sandbox_files(self) -> None:
         directory = self._config.data_dir / "sandbox"
         directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-        for name, text in sandbox.ETC_TEXTS.items():
-            path = directory / name
-            if not path.exists() or path.read_text() != text:
-                temporary = directory / f".{name}.{os.getpid()}"
-                temporary.write_text(text)
+        contents = {directory / name: text.encode() for name, text in sandbox.ETC_TEXTS.items()}
+        if self._isolation.filter_calls:
+            contents[self._requests.filter_path] = filter_program(platform.machine())
+        for path, content in contents.items():
+            if not path.exists() or path.read_bytes() != content:
+                temporary = directory / f".{path.name}.{os.getpid()}"
+                temporary.write_bytes(content)
                 temporary.chmod(0o644)
                 temporary.replace(path)

@@ -27,6 +27,11 @@ class LocalRequests:
         self._isolation = isolation
         self._path = environment.get("PATH", sandbox.SYSTEM_PATH)
 
+    @property
+    def filter_path(self) -> Path:
+        """The file that has the filter of system calls."""
+        return self._config.data_dir / "sandbox" / "seccomp.bpf"
+
     def start(self, spec: LaunchSpec, runtime_dir: Path) -> dict[str, Any]:
         """The request for ``spec`` to the keeper of ``runtime_dir``; makes the config directory.
 
@@ -65,12 +70,20 @@ class LocalRequests:
             etc_dir=self._config.data_dir / "sandbox",
             cut_network=self._isolation.network == "gateway_only",
             disable_nesting=self._isolation.disable_nesting,
+            filter_calls=self._isolation.filter_calls,
             prefixes=[prefix for prefix in prefixes if not prefix.is_relative_to("/usr")],
             root_links=[name for name in names if os.path.islink(f"/{name}")],
             root_dirs=[name for name in names if not os.path.islink(f"/{name}")],
         )
         env = sandbox.sandbox_environment(spec.env, prefixes)
-        return {"wrapper": "bwrap", "argv": sandbox.bwrap_argv(plan), "env": env, "cwd": "/"}
+        opened = [{"path": str(self.filter_path), "placeholder": sandbox.FILTER_PLACEHOLDER}]
+        return {
+            "wrapper": "bwrap",
+            "argv": sandbox.bwrap_argv(plan),
+            "env": env,
+            "cwd": "/",
+            "open": opened if plan.filter_calls else [],
+        }
 
     def _plain(
         self, spec: LaunchSpec, cli: Path, prefixes: Sequence[Path], model_dir: Path

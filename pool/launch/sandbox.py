@@ -20,6 +20,9 @@ CLI = "/opt/claude/claude"
 MODEL_DIR = "/run/model"
 UID = 1000
 
+# the word in the command line that the keeper replaces by the descriptor of the filter of system calls
+FILTER_PLACEHOLDER = "{seccomp_fd}"
+
 SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
 
 TMP_BYTES = 1024 * 1024 * 1024
@@ -67,6 +70,7 @@ class SandboxPlan:
     etc_dir: Path
     cut_network: bool
     disable_nesting: bool
+    filter_calls: bool
     prefixes: Sequence[Path] = ()
     root_links: Sequence[str] = ROOT_NAMES
     root_dirs: Sequence[str] = ()
@@ -85,6 +89,8 @@ def bwrap_argv(plan: SandboxPlan) -> list[str]:
         argv.append("--disable-userns")
     if plan.cut_network:
         argv.append("--unshare-net")
+    if plan.filter_calls:
+        argv += ["--seccomp", FILTER_PLACEHOLDER]
     argv += _system(plan)
     argv += ["--proc", "/proc", "--dev", "/dev"]
     argv += ["--perms", "1777", "--size", str(TMP_BYTES), "--tmpfs", "/tmp"]

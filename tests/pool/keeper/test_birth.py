@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pool.keeper.client import KeeperError
-from tests.pool.keeper.rig import ECHO, Rig, python, start
+from tests.pool.keeper.rig import ECHO, Collector, Rig, python, request, start
 
 LOOK = """
 import json, os, resource
@@ -24,6 +24,8 @@ print(json.dumps({
     'leader': os.getsid(0) == os.getpid(),
     'open_files': resource.getrlimit(resource.RLIMIT_NOFILE),
     'cwd': os.getcwd(),
+    'umask': os.umask(0),
+    'oom': int(open('/proc/self/oom_score_adj').read()),
 }))
 """
 
@@ -40,9 +42,45 @@ async def test_an_instance_begins_with_a_clean_slate(rig: Rig, wrapper: str, sho
     assert set(seen["environment"]) <= expected
     # the keeper's own limit is higher
     assert seen["open_files"] == list(resource.getrlimit(resource.RLIMIT_NOFILE))
+    assert seen["umask"] == 0o077
+    # when memory runs out, instances go before the keeper
+    assert seen["oom"] == 500
+    assert rig.process is not None
+    assert Path(f"/proc/{rig.process.pid}/oom_score_adj").read_text() == own_oom_score()
     if wrapper == "shim":
         assert seen["leader"] is True
         assert seen["cwd"] == os.path.realpath(short_dir)
+
+
+def own_oom_score() -> str:
+    return Path("/proc/self/oom_score_adj").read_text()
+
+
+async def test_the_wrapper_gets_the_files_that_it_was_promised(
+    rig: Rig, wrapper: str, short_dir: Path
+) -> None:
+    await rig.keeper()
+    client = await rig.client()
+    (short_dir / "given").write_text("x")
+    (short_dir / "link").symlink_to("given")
+    promised = [{"path": str(short_dir / "given"), "placeholder": "{given}"}]
+    # bubblewrap puts what it reads from the descriptor into a file, the shim's child gets the descriptor
+    copy = ["--ro-bind-data", "{given}", "/tmp/given", "--", "/bin/cat", "/tmp/given"]
+    plain = python("import os, sys; print(os.read(int(sys.argv[1]), 9).decode(), end='')")
+    message = request(wrapper, "one", [*plain, "{given}"], open=promised)
+    if wrapper == "bwrap":
+        message["argv"] = [*message["argv"][: message["argv"].index("--")], *copy]
+    collector = Collector()
+    await client.start(message, collector)
+    assert (await collector.exit())[0] == 0
+    assert bytes(collector.data) == b"x"
+    for bad in ("missing", "link"):
+        message["instance"] = bad
+        message["open"] = [{"path": str(short_dir / bad), "placeholder": "{given}"}]
+        with pytest.raises(KeeperError) as refusal:
+            await client.start(message, Collector())
+        assert (refusal.value.code, refusal.value.details["step"]) == ("spawn_failed", "files")
+        assert rig.nothing_left(bad)
 
 
 async def test_a_keeper_short_of_descriptors_refuses_and_recovers(rig: Rig, wrapper: str) -> None:

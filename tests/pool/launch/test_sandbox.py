@@ -18,6 +18,7 @@ PLAN = SandboxPlan(
     etc_dir=Path("/data/sandbox"),
     cut_network=True,
     disable_nesting=True,
+    filter_calls=True,
 )
 
 
@@ -50,6 +51,11 @@ def test_it_dies_with_the_keeper_in_namespaces_of_its_own() -> None:
     assert {"--die-with-parent", "--new-session", "--disable-userns"} <= set(argv)
     assert "--unshare-net" not in bwrap_argv(replace(PLAN, cut_network=False))
     assert "--share-net" not in argv
+
+
+def test_the_keeper_gives_the_filter_its_descriptor() -> None:
+    assert bwrap_argv(PLAN)[bwrap_argv(PLAN).index("--seccomp") + 1] == sandbox.FILTER_PLACEHOLDER
+    assert "--seccomp" not in bwrap_argv(replace(PLAN, filter_calls=False))
 
 
 def test_the_clis_arguments_come_last_and_unchanged() -> None:
