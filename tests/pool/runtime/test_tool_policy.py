@@ -208,6 +208,21 @@ async def test_a_call_that_a_killed_server_read_is_answered_by_the_next(
         assert not (site.data / "workspaces/alice/stolen").exists()
 
 
+async def test_an_instance_that_was_started_without_rules_gets_them_at_the_takeover(serve: Serve) -> None:
+    async with serve(security__denied_commands=[]) as (site, viewer, words):
+        await viewer.ended(await viewer.send("hello"))
+        await site.kill()
+        await site.start(CLAUDE_POOL__SECURITY__DENIED_COMMANDS='["touch *"]')
+        await viewer.resume()
+        asks, text = await run(viewer, words("touch stolen"), "allow")
+        assert (asks, REFUSED in text) == ([], True), text
+        await site.kill()
+        await site.start()
+        await viewer.resume()
+        asks, text = await run(viewer, words("touch mine"), "allow")
+        assert (len(asks), REFUSED in text) == (1, False), text
+
+
 def test_the_hook_outlasts_the_time_without_a_server(tmp_path: Path) -> None:
     config = PoolConfig(data_dir=tmp_path, orphan_lease_seconds=1000, denied_commands=("rm",))
     (hook,) = ToolPolicy(config).hooks["PreToolUse"]
