@@ -10,7 +10,7 @@ from typing import Any
 
 from aiohttp import web
 
-from server import health, sse
+from server import health, metrics, sse
 from server.auth.live import RESTARTING, LiveConnections
 from server.auth.middleware import Gate, TrustedProxies
 from server.auth.origin import OriginRules
@@ -21,7 +21,7 @@ from server.auth.tokens import TokenSigner, signing_secret
 from server.auth.users import Users
 from server.config import ServerConfig
 from server.door import Pool
-from server.errors import errors_as_json
+from server.errors import count_errors, errors_as_json
 from server.gateway.settings import describe as describe_model
 from server.headers import add_security_headers
 from server.openapi import with_document
@@ -36,6 +36,7 @@ from server.ws import connection
 
 API_ROUTES: list[Route] = [
     *health.ROUTES,
+    *metrics.ROUTES,
     *sign_in.ROUTES,
     *account.ROUTES,
     *sessions.ROUTES,
@@ -109,7 +110,8 @@ def build_app(services: Services, *, web_dir: Path = WEB_DIR) -> web.Application
     config = services.config.server
     base = config.base_path
     routes = with_document(API_ROUTES, version=services.version, base_path=base)
-    is_open = _open_paths(routes, base)
+    scrapers = metrics.Scrapers(config.metrics_addresses, services.proxies)
+    is_open = _open_paths(routes, base, scrapers)
     gate = Gate(
         OriginRules(config.host, config.allowed_origins),
         services.sign_in,
@@ -119,9 +121,10 @@ def build_app(services: Services, *, web_dir: Path = WEB_DIR) -> web.Application
     )
     app = web.Application(middlewares=[errors_as_json, gate], client_max_size=config.max_message_bytes)
     app[SERVICES] = services
-    app[health.LAG] = health.LoopLag()
+    app[health.LAG] = health.LoopLag(services.counts.loop_lag)
     app[health.STARTED] = time.monotonic()
     app.on_response_prepare.append(add_security_headers)
+    app.on_response_prepare.append(count_errors(services.counts))
     app.on_shutdown.append(_end_connections)
     app.cleanup_ctx.append(health.background_checks)
     app.cleanup_ctx.append(usage_reader(services.usage))
@@ -130,15 +133,18 @@ def build_app(services: Services, *, web_dir: Path = WEB_DIR) -> web.Application
     return app
 
 
-def _open_paths(routes: list[Route], base: str) -> Callable[[web.Request], bool]:
-    """Which requests need no sign-in: the routes that say so, and whatever is not of the API."""
+def _open_paths(routes: list[Route], base: str, scrapers: metrics.Scrapers) -> Callable[[web.Request], bool]:
+    """Which requests need no sign-in: by their route or address, and whatever is not of the API."""
     opened = {(route.method, base + route.path) for route in routes if route.access is Access.OPEN}
+    scraped = {base + route.path for route in routes if route.access is Access.SCRAPER}
     guarded = {base + route.path for route in routes if route.access is not Access.OPEN}
 
     def is_open(request: web.Request) -> bool:
         resource = request.match_info.route.resource
         path = resource.canonical if resource is not None else ""
         method = "GET" if request.method == "HEAD" else request.method
+        if path in scraped and scrapers.may_read(request):
+            return True
         return (method, path) in opened or path not in guarded
 
     return is_open

@@ -23,6 +23,7 @@ from server.data_lock import HeldElsewhere
 from server.doctor import examine
 from server.launching import check, serve_until_told
 from server.pool_settings import to_pool_config
+from server.process_tables import process_tables
 from server.settings import ConfigError, load_config
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -221,21 +222,10 @@ def token_create(site: Site, name: str, ttl: int | None, scopes: tuple[str, ...]
 @main.command()
 @_with_site
 def ps(site: Site) -> None:
-    """Show the live instances."""
-    table = Table("user", "session", "state", "pid", "rss", "cpu", "age", "turns", box=None)
-    now = time.time()
-    for one in call(site.data_dir, "ps", {}):
-        table.add_row(
-            one["user_id"],
-            one["session_id"],
-            one["state"],
-            str(one["pid"] or ""),
-            f"{one['rss_bytes'] / 2**20:.0f} MiB",
-            f"{one['cpu_seconds']:.1f} s",
-            f"{max(0, now - one['started_at']):.0f} s",
-            str(one["turns"]),
-        )
-    _show(table)
+    """Show the live instances with all their processes, and processes that nobody looks after."""
+    found = call(site.data_dir, "ps", {})
+    for table in process_tables(found, time.time()):
+        _show(table)
 
 
 @main.command()

@@ -85,12 +85,13 @@ class Server(Section):
     base_path: str = ""
     trusted_proxies: Texts = []
     allowed_origins: Texts = []
+    metrics_addresses: Texts = []
     tls_cert_file: Path | None = None
     tls_key_file: Path | None = None
     max_message_bytes: Annotated[int, Field(ge=1024)] = 16777216
     max_upload_bytes: Bytes = 1073741824
 
-    @field_validator("trusted_proxies")
+    @field_validator("trusted_proxies", "metrics_addresses")
     @classmethod
     def _are_networks(cls, value: list[str]) -> list[str]:
         for item in value:

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from pool import ClaudeInstancePool, PoolConfig, open_accounts
+from pool import ClaudeInstancePool, PoolConfig, find_orphans, open_accounts
 from pool.errors import PoolError
 from server.config import ServerConfig
+from server.control import ControlError, NoServer, call
 from server.rules import check_platform
 from server.settings import ConfigError, secret_text
 
@@ -47,6 +48,7 @@ def examine(config: ServerConfig, pool_config: PoolConfig) -> Iterator[Finding]:
     yield _files()
     yield _processes()
     yield _inotify()
+    yield _orphans(pool_config.data_dir)
     yield _disk(pool_config.data_dir)
     yield _database(config, pool_config.data_dir)
 
@@ -165,6 +167,20 @@ def _inotify() -> Finding:
         "sysctl fs.inotify.max_user_watches=524288",
         is_fatal=False,
     )
+
+
+def _orphans(data_dir: Path) -> Finding:
+    """Asked of the server when one runs: it knows which processes are its own."""
+    try:
+        found = call(data_dir, "ps", {}, timeout_seconds=10)
+        pids = [one["pid"] for one in found["orphans"]]
+    except (NoServer, ControlError):
+        pids = [stray.pid for stray in find_orphans(data_dir)]
+    if not pids:
+        return Finding("orphans", True, "no process of this data directory is left over")
+    shown = ", ".join(map(str, sorted(pids)))
+    remedy = "start the server, which ends them, or kill them"
+    return Finding("orphans", False, f"nobody looks after process {shown}", remedy, is_fatal=False)
 
 
 def _disk(data_dir: Path) -> Finding:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from pool import Accepted, InstanceInfo, PermissionInfo, SessionInfo, Viewer
+from pool import Accepted, InstanceInfo, Metric, PermissionInfo, ProcessReport, SessionInfo, Viewer
 from server.usage import UsageStore
 
 
@@ -269,6 +269,12 @@ class Pool(Protocol):
 
     async def run_checks(self) -> None:
         """Look again at what ``health`` tells of the database, the disk and the keeper."""
+
+    async def metrics(self) -> list[Metric]:
+        """Counters, gauges and histograms, as they are now."""
+
+    async def process_report(self) -> ProcessReport:
+        """The trees of the live instances, and processes that nobody knows of."""
 
     def isolation(self) -> tuple[str, str, Sequence[str]]:
         """(mode in force, network in force, remedies for what is missing)."""

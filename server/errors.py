@@ -16,10 +16,12 @@ from aiohttp import web
 from pydantic import ValidationError
 
 from pool.errors import BadRequest, PoolError, Refused
+from server.counts import Counts
 
 _log = logging.getLogger(__name__)
 
 DEFAULT_RETRY_AFTER_SECONDS = 5.0
+_CODE = web.ResponseKey("error_code", str)
 
 
 class Unauthorized(Refused):
@@ -113,12 +115,14 @@ def error_response(error: PoolError, *, headers: Mapping[str, str] | None = None
         all_headers["Retry-After"] = str(body["retry_after"])
     if error.code == "unauthorized":
         all_headers["WWW-Authenticate"] = 'Bearer realm="claude-pool"'
-    return web.Response(
+    response = web.Response(
         body=msgspec.json.encode({"error": body}, enc_hook=str),
         status=status_of(error),
         content_type="application/json",
         headers=all_headers,
     )
+    response[_CODE] = body["code"]
+    return response
 
 
 def from_validation(error: ValidationError) -> PoolError:
@@ -160,9 +164,22 @@ def _from_http(error: web.HTTPException) -> web.StreamResponse:
     code = _CODES_OF_STATUSES.get(error.status, "internal" if error.status >= 500 else "bad_request")
     message = _MESSAGES.get(error.status, error.reason)
     headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
-    return web.Response(
+    response = web.Response(
         body=msgspec.json.encode({"error": {"code": code, "message": message}}),
         status=error.status,
         content_type="application/json",
         headers=headers,
     )
+    response[_CODE] = code
+    return response
+
+
+def count_errors(counts: Counts) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
+    """A signal of aiohttp's: counts every error that is about to be answered."""
+
+    async def count(_request: web.Request, response: web.StreamResponse) -> None:
+        code = response.get(_CODE)
+        if code is not None:
+            counts.errors.add("http", code)
+
+    return count

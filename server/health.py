@@ -13,6 +13,7 @@ from typing import Any
 from aiohttp import web
 from pydantic import BaseModel
 
+from pool import Histogram
 from pool.errors import PoolError
 from server.routes import Access, Answer, Route, json_response
 from server.services import SERVICES, Services, services_of
@@ -28,8 +29,9 @@ _CHECK_SECONDS = 10.0
 class LoopLag:
     """How late the event loop is: the worst of the last ten seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, histogram: Histogram) -> None:
         self._samples: deque[float] = deque(maxlen=_LAG_MEMORY)
+        self._histogram = histogram
 
     @property
     def worst_seconds(self) -> float:
@@ -41,7 +43,9 @@ class LoopLag:
         while True:
             before = time.monotonic()
             await asyncio.sleep(_LAG_SAMPLE_SECONDS)
-            self._samples.append(max(0.0, time.monotonic() - before - _LAG_SAMPLE_SECONDS))
+            late = max(0.0, time.monotonic() - before - _LAG_SAMPLE_SECONDS)
+            self._samples.append(late)
+            self._histogram.observe(late)
 
 
 LAG: web.AppKey[LoopLag] = web.AppKey("lag", LoopLag)

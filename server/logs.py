@@ -31,7 +31,7 @@ _SECRET_TEXTS = re.compile(
 )
 _MASK = "***"
 _QUEUE_LENGTH = 10_000
-_QUIET_PATHS = ("/livez", "/readyz", "/health")
+_QUIET_PATHS = ("/livez", "/readyz", "/health", "/metrics")
 
 Event = MutableMapping[str, Any]
 

@@ -94,6 +94,8 @@ def _operation(route: Route) -> dict[str, Any]:
         operation["security"] = [{"bearer": []}, {"cookie": []}]
     if route.access is Access.ADMIN:
         operation["description"] = "Administrators only."
+    elif route.access is Access.SCRAPER:
+        operation["description"] = "Administrators, and without a sign-in `server.metrics_addresses`."
     return operation
 
 
@@ -134,7 +136,7 @@ def _error_codes(route: Route) -> set[str]:
     codes = {*_COMMON_ERRORS, *route.errors}
     if route.access is not Access.OPEN:
         codes |= {"unauthorized", "store_unavailable"}
-    if route.access is Access.ADMIN or route.method != "GET":
+    if route.access in (Access.ADMIN, Access.SCRAPER) or route.method != "GET":
         codes.add("forbidden")
     if "{" in route.path:
         codes |= {"not_found", "invalid_name"}

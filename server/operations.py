@@ -85,7 +85,13 @@ class Operations:
         return {"token": issued.token}
 
     async def _ps(self, _arguments: Mapping[str, Any]) -> Any:
-        return [instance_object(info) for info in self._live_pool.instances()]
+        pool = self._live_pool
+        report = await pool.process_report()
+        instances = []
+        for info in pool.instances():
+            tree = report.trees.get(info.id)
+            instances.append(instance_object(info) | {"tree": msgspec.to_builtins(tree)})
+        return {"instances": instances, "orphans": msgspec.to_builtins(list(report.orphans))}
 
     async def _drain(self, _arguments: Mapping[str, Any]) -> Any:
         self._live_pool.drain()

@@ -12,7 +12,7 @@ from aiohttp import hdrs, web
 from pydantic import BaseModel, ConfigDict
 
 from pool.errors import BadRequest
-from server.auth.identity import identity_of
+from server.auth.identity import IDENTITY, identity_of
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -24,6 +24,7 @@ class Access(Enum):
     OPEN = "open"
     USER = "user"
     ADMIN = "admin"
+    SCRAPER = "admin, or an address of server.metrics_addresses"
 
 
 class Schema(BaseModel):
@@ -88,7 +89,10 @@ def _guarded(route: Route) -> Handler:
     needs_write = route.method not in (hdrs.METH_GET, hdrs.METH_HEAD) and not route.only_reads
 
     async def guarded(request: web.Request) -> web.StreamResponse:
-        if route.access is not Access.OPEN:
+        # Without an identity the gate has let the request in by its address.
+        if route.access is Access.SCRAPER and IDENTITY in request:
+            identity_of(request).require_admin()
+        elif route.access in (Access.USER, Access.ADMIN):
             identity = identity_of(request)
             if route.access is Access.ADMIN:
                 identity.require_admin()

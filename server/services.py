@@ -13,6 +13,7 @@ from server.auth.middleware import TrustedProxies
 from server.auth.sign_in import SignIn
 from server.auth.users import Users
 from server.config import ServerConfig
+from server.counts import Counts
 from server.door import Pool
 from server.own_keys import OwnModelKeys
 from server.usage import UsageBooks
@@ -38,6 +39,7 @@ class Services:
     own_keys: OwnModelKeys
     viewer_budget_bytes: int = 262144
     notes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    counts: Counts = field(default_factory=Counts)
 
 
 SERVICES: web.AppKey[Services] = web.AppKey("services", Services)

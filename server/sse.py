@@ -94,6 +94,7 @@ async def stream_events(request: web.Request) -> web.StreamResponse:
     cursor = request.headers.get("Last-Event-ID") or query.after
     stream = EventStream(request)
     connection = services.live.add(identity, stream.end)
+    services.counts.connections.change("sse", 1)
     try:
         subscription = await services.pool.subscribe(
             identity.user_id, request.match_info["sid"], cursor, stream, create=False
@@ -112,7 +113,9 @@ async def stream_events(request: web.Request) -> web.StreamResponse:
                 if not await stream.outbox.filled(HEARTBEAT_SECONDS):
                     await response.write(b": still here\n\n")
                     continue
-                await response.write(b"".join(stream.outbox.take()))
+                block = b"".join(stream.outbox.take())
+                services.counts.bytes_sent.add("sse", by=len(block))
+                await response.write(block)
                 if stream.backlog_bytes * 2 < services.viewer_budget_bytes:
                     subscription.drained()
             if stream.end_code == REVOKED:
@@ -122,6 +125,7 @@ async def stream_events(request: web.Request) -> web.StreamResponse:
     finally:
         stream.close()
         services.live.discard(connection)
+        services.counts.connections.change("sse", -1)
     return response
 
 

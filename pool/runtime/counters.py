@@ -79,14 +79,9 @@ class Level:
         self._label = label
         self._values = dict.fromkeys(known, 0)
 
-    @contextmanager
-    def one_more(self, label: str) -> Iterator[None]:
-        """One more until the end of the block."""
-        self._values[label] += 1
-        try:
-            yield
-        finally:
-            self._values[label] -= 1
+    def change(self, label: str, by: int) -> None:
+        """``by`` more, or less."""
+        self._values[label] += by
 
     def metric(self) -> Metric:
         """A copy for whoever shows it."""

@@ -12,7 +12,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 
 from pool.errors import BadRequest, PoolError
 from server.auth.identity import Identity, identity_of
-from server.errors import status_of
+from server.errors import describe, status_of
 from server.outbox import Outbox
 from server.routes import Answer, Route
 from server.services import Services, services_of
@@ -60,11 +60,13 @@ class Connection:
         self._outbox.put([self._welcome()])
         self._writer = asyncio.create_task(self._write(), name="ws-writer")
         live = self._services.live.add(self._identity, self.end)
+        self._services.counts.connections.change("ws", 1)
         code: int = WSCloseCode.INTERNAL_ERROR
         try:
             code = await self._read()
         finally:
             self._services.live.discard(live)
+            self._services.counts.connections.change("ws", -1)
             self._commands.close()
             self.end(code, "")
             assert self._closer is not None
@@ -94,6 +96,7 @@ class Connection:
 
     async def _take(self, received: protocol.Frame | protocol.Refusal) -> None:
         if isinstance(received, protocol.Refusal):
+            self._services.counts.errors.add("ws", received.code)
             self._outbox.reply(received.frame)
         elif isinstance(received, protocol.Ping):
             self._outbox.reply(_PONG)
@@ -118,6 +121,7 @@ class Connection:
             self._refuse(PoolError("internal"), command, session_id)
 
     def _refuse(self, error: PoolError, command: protocol.Command, session_id: str | None = None) -> None:
+        self._services.counts.errors.add("ws", describe(error)["code"])
         self._outbox.reply(
             protocol.error_frame(
                 error,
@@ -143,7 +147,9 @@ class Connection:
         transport = self._request.transport
         if transport is None or transport.is_closing() or self._socket.closed:
             return False
-        transport.write(text_frames(frames))
+        data = text_frames(frames)
+        self._services.counts.bytes_sent.add("ws", by=len(data))
+        transport.write(data)
         return True
 
     async def _close(self, code: int, reason: str) -> None:

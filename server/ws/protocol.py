@@ -101,6 +101,7 @@ class Refusal:
     """An ``error`` frame to answer with."""
 
     frame: bytes
+    code: str
 
 
 def error_frame(error: PoolError, **marks: object) -> bytes:
@@ -120,7 +121,7 @@ def _refusal(code: str, message: str, data: bytes) -> Refusal:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         known = {}
     body = {"type": "error", "code": code, "message": message, **known}
-    return Refusal(msgspec.json.encode(body))
+    return Refusal(msgspec.json.encode(body), code)
 
 
 def session_of(command: Command) -> str:

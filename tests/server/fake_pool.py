@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pool import Viewer, remove_user_files
+from pool import Metric, ProcessReport, Viewer, remove_user_files
 from pool.errors import AlreadyResolved, BadRequest, Draining, Forbidden, KeyReused, NotFound
 from pool.model import (
     Accepted,
@@ -361,6 +361,14 @@ class FakePool:
 
     async def run_checks(self) -> None:
         await asyncio.sleep(0)
+
+    async def metrics(self) -> list[Metric]:
+        return [
+            Metric("claude_pool_sessions", "gauge", "Sessions in memory.", (), [((), len(self.sessions))])
+        ]
+
+    async def process_report(self) -> ProcessReport:
+        return ProcessReport({}, [])
 
     def isolation(self) -> tuple[str, str, Sequence[str]]:
         return "none", "open", ["install bubblewrap"]

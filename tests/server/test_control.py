@@ -95,7 +95,7 @@ async def test_users_tokens_and_instances_by_command(site: Site, short_dir: Path
             assert (await response.json())["scopes"] == ["read"]
         link = (await ask(short_dir, "user_link", name="alice"))["url"]
         assert link.startswith(f"{site.base}/#signin=")
-        assert [one["user_id"] for one in await ask(short_dir, "ps")] == ["alice"]
+        assert [one["user_id"] for one in (await ask(short_dir, "ps"))["instances"]] == ["alice"]
         await ask(short_dir, "user_disable", name="alice")
         assert site.pool.stopped_users == ["alice"]
         async with client.get("api/v1/me") as response:
