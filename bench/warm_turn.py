@@ -20,7 +20,7 @@ from time import perf_counter
 import claude_agent_sdk
 
 from bench.bare_cli import bare_cli, gateway, is_text_delta
-from pool import ClaudeInstancePool, PoolConfig
+from pool import ClaudeInstancePool, PoolConfig, Quota, QuotaBook
 from pool.runtime.pooled import PooledInstance
 
 ROUNDS = 30
@@ -50,7 +50,12 @@ async def measure(directory: Path) -> dict[str, object]:
     """Run both sides and return their medians and ratios."""
     cli = Path(claude_agent_sdk.__file__).parent / "_bundled" / "claude"
     (directory / "bare").mkdir()
-    config = PoolConfig(data_dir=directory / "data", runtime_dir=directory / "run", cli_path=cli)
+    config = PoolConfig(
+        data_dir=directory / "data",
+        runtime_dir=directory / "run",
+        cli_path=cli,
+        quotas=QuotaBook(default=Quota(turns_per_minute=None)),
+    )
     async with (
         gateway(directory / "bare") as model_socket,
         bare_cli(cli, directory / "bare", model_socket) as bare,

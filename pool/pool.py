@@ -27,6 +27,7 @@ from pool.runtime.pooled import PooledInstance
 from pool.runtime.processes import HelperProcesses
 from pool.runtime.session import Session
 from pool.runtime.supervisor import Supervisor
+from pool.runtime.turn_admission import TurnAdmission
 from pool.store.accounts import Accounts
 from pool.store.usage import Usage
 
@@ -51,6 +52,7 @@ class ClaudeInstancePool(Dialogue, Evidence):
         self.usage: Usage = parts.usage
         self._around = parts.surroundings
         self._supervisor = Supervisor(parts.surroundings)
+        self._admission = TurnAdmission(parts.surroundings)
         self._helpers = HelperProcesses()
         self._checks = Checks(parts.surroundings)
         self._conformance = Conformance(parts.surroundings, self._supervisor.features_changed)
@@ -84,6 +86,7 @@ class ClaudeInstancePool(Dialogue, Evidence):
             await self._around.store.aclose()
             raise
         self._is_started = True
+        self._admission.restore(self._supervisor.sessions.values())
         self._conformance.start()
 
     async def shutdown(

@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Protocol
 
-from pool.errors import QueueFull, QuotaExceeded, RateLimited, Refused
+from pool.errors import QuotaExceeded, RateLimited, Refused
 
 
 class Limits(Protocol):
@@ -86,8 +86,8 @@ def check_queued_turns(count: int, quota: Limits) -> Refused | None:
     limit = quota.max_queued_turns
     if limit is None or count < limit:
         return None
-    return QueueFull(
-        f"{count} of your turns are queued already and {limit} may be",
+    return QuotaExceeded(
+        f"quota exceeded: {count} of your turns wait already, and {limit} may wait over all sessions",
         retry_after_seconds=5.0,
         details={"quota": "max_queued_turns", "limit": limit, "used": count},
     )

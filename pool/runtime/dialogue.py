@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from pool.errors import BadRequest, Draining, KeyReused, QuotaExceeded
+from pool.errors import BadRequest, Draining, KeyReused
 from pool.model import (
     Accepted,
     PermissionInfo,
@@ -30,6 +30,7 @@ from pool.runtime import choices
 from pool.runtime.counting import counts_refusals
 from pool.runtime.faults import pause_point
 from pool.runtime.session import Session
+from pool.runtime.turn_admission import TurnAdmission
 from pool.runtime.viewing import Viewing, check_title
 from pool.store.base import TurnRecord
 
@@ -41,6 +42,7 @@ class Dialogue(Viewing):
     """The verbs of a conversation, each on ``user_id:session_id``. Names are checked here."""
 
     _is_draining: bool
+    _admission: TurnAdmission
 
     # --- sessions -----------------------------------------------------------------------
 
@@ -188,6 +190,7 @@ class Dialogue(Viewing):
                 earlier = await self._supervisor.around.store.find_turn(key, message_id)
                 if earlier is not None:
                     return _first_answer(earlier, digest, on_accepted)
+            await pause_point("accept.before_store")
             self._check_admission(session)
             turn_id = TurnId(str(uuid.uuid4()))
             record = TurnRecord(
@@ -204,7 +207,6 @@ class Dialogue(Viewing):
             )
             if not session.record.title:
                 session.patch(title=_title_of(checked))
-            await pause_point("accept.before_store")
             return await session.accept(record, checked, on_accepted)
 
     @counts_refusals
@@ -259,16 +261,7 @@ class Dialogue(Viewing):
     def _check_admission(self, session: Session) -> None:
         if self._is_draining:
             raise Draining("the server is draining and takes no new work", retry_after_seconds=10)
-        around = self._supervisor.around
-        quota = around.config.quotas.for_user(session.key.user_id)
-        waiting = len(session.turns.queued)
-        if quota.max_queued_turns is not None and waiting >= quota.max_queued_turns:
-            raise QuotaExceeded(
-                f"quota exceeded: {quota.max_queued_turns} turns may wait in a session",
-                retry_after_seconds=5,
-                details={"quota": "max_queued_turns", "limit": quota.max_queued_turns},
-            )
-        around.slots.check(session.key, may_wait=True)
+        self._admission.admit(session)
 
 
 def _first_answer(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pool import ClaudeInstancePool, PoolConfig
+from pool import ClaudeInstancePool, PoolConfig, Quota, QuotaBook
 from tests.waiting import eventually
 
 OUTCOMES = ("succeeded", "failed", "interrupted", "lost", "withdrawn")
@@ -69,6 +69,7 @@ def pool_config(short_dir: Path, fake_claude: Path) -> Callable[..., PoolConfig]
             "check_cli": False,
             "start_timeout_seconds": 20,
             "stop_grace_seconds": 2,
+            "quotas": QuotaBook(default=Quota(turns_per_minute=None)),
         }
         return PoolConfig(**{**settings, **changes})
 

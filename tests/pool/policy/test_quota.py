@@ -52,7 +52,8 @@ def test_sessions_and_queued_turns_are_counted() -> None:
     assert check_queued_turns(19, Quota()) is None
     full = check_queued_turns(20, Quota())
     assert full is not None
-    assert full.code == "queue_full"
+    assert full.code == "quota_exceeded"
+    assert full.details == {"quota": "max_queued_turns", "limit": 20, "used": 20}
 
 
 def test_a_rate_says_when_there_is_room_again() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pool import ClaudeInstancePool, PoolConfig
+from pool import ClaudeInstancePool, PoolConfig, Quota, QuotaBook
 from pool.model import SessionId, SessionKey, UserId
 from pool.runtime.session import Session
 from tests.fakes.fake_launcher import FakeHost, FakeLauncher
@@ -32,7 +32,12 @@ class World:
     def make(self, **changes: Any) -> ClaudeInstancePool:
         """A pool that is not started."""
         self.settings |= changes
-        fixed: dict[str, Any] = {"data_dir": self.directory, "stop_grace_seconds": 0.2, "check_cli": False}
+        fixed: dict[str, Any] = {
+            "data_dir": self.directory,
+            "stop_grace_seconds": 0.2,
+            "check_cli": False,
+            "quotas": QuotaBook(default=Quota(turns_per_minute=None)),
+        }
         config = PoolConfig(**{**fixed, **self.settings})
         pool = ClaudeInstancePool(config, launcher=self.host.launcher())
         self.pools.append(pool)
