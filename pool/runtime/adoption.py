@@ -95,7 +95,8 @@ class Adoption:
             # It died between the list and now, and told nobody who was not attached yet.
             session.around.tasks.start(self.after_keeper(instance), f"keeper-lost:{session.key}")
         except (PoolError, TimeoutError) as error:
-            _log.error("instance %s could not be taken over and is stopped: %s", instance.id, error)
+            code = error.code if isinstance(error, PoolError) else "timeout"
+            _log.error("instance %s could not be taken over and is stopped: %s", instance.id, code)
             edges.instance_adopted(session, instance, "failed")
             session.stop_instance("it could not be taken over")
         else:

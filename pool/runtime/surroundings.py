@@ -10,6 +10,7 @@ from typing import Any
 
 from pool.clock import Clock
 from pool.config import PoolConfig
+from pool.errors import PoolError
 from pool.launch.base import Launcher
 from pool.model import InstanceId
 from pool.runtime.conformance.features import Features
@@ -41,8 +42,12 @@ class Tasks:
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            _log.error("%s failed", task.get_name(), exc_info=task.exception())
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, PoolError):
+            # Not its message: that may end with what the CLI wrote to stderr.
+            _log.warning("%s ended with %s", task.get_name(), error.code)
+        elif error is not None:
+            _log.error("%s failed", task.get_name(), exc_info=error)
 
     async def aclose(self, timeout_seconds: float) -> None:
         """Let the tasks end, then cancel what is left."""

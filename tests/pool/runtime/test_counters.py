@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pool.config import Quota, QuotaBook
-from pool.errors import PoolError, QuotaExceeded
+from pool.errors import LaunchFailed, PoolError, QuotaExceeded
 from pool.launch.base import StopGraces
 from pool.model import ExitStatus
 from pool.runtime.counters import Count, Histogram, Level, Metric, Spread
@@ -155,3 +155,27 @@ async def test_the_log_tells_every_edge_with_ids_and_nothing_that_was_said(
         everything.write(json.dumps(record.__dict__ | {"text": record.getMessage()}, default=repr))
     for words in (secret, "my key is", "environment-words"):
         assert words not in everything.getvalue()
+
+
+async def test_a_failed_launch_is_logged_by_code_and_step_without_its_stderr(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    pool = await world.start()
+    details = {"step": "exec", "exit_code": 3, "stderr": "words of stderr"}
+    world.host.fail("start", LaunchFailed("it ended: words of stderr", details=details))
+    screen = await follow(pool)
+    await say(pool, "m1")
+    await soon(lambda: pool.counters.turns.value("failed", "user") == 1, str(screen))
+    await soon(lambda: pool.counters.spawn.count("launch_failed") == 1)
+    (line,) = [record for record in caplog.records if record.message == "instance not started"]
+    assert (line.__dict__["code"], line.__dict__["step"]) == ("launch_failed", "exec")
+    assert "words of stderr" not in caplog.text
+
+
+async def test_keepers_that_die_are_counted(world: World) -> None:
+    pool = await world.start()
+    await pool.get_or_create_instance("alice")
+    world.host.lose_keeper()
+    await soon(lambda: pool.counters.keeper_restarts.value() == 1, "another keeper")
+    await soon(lambda: pool.counters.exits.value("keeper_lost") == 1, "the instance is known to be gone")
