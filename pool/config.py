@@ -86,6 +86,7 @@ class PoolConfig:
     queue_timeout_seconds: float = 120
     spool_max_bytes: int = 536870912
     spool_segment_bytes: int = 67108864
+    disk_reserve_bytes: int = 268435456
     delta_retention_seconds: float = 600
     delta_retention_bytes: int = 67108864
     viewer_budget_bytes: int = 262144

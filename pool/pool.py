@@ -28,6 +28,7 @@ from pool.runtime.processes import HelperProcesses
 from pool.runtime.session import Session
 from pool.runtime.supervisor import Supervisor
 from pool.runtime.turn_admission import TurnAdmission
+from pool.runtime.watches.watches import Watches
 from pool.store.accounts import Accounts
 from pool.store.usage import Usage
 
@@ -53,8 +54,9 @@ class ClaudeInstancePool(Dialogue, Evidence):
         self._around = parts.surroundings
         self._supervisor = Supervisor(parts.surroundings)
         self._admission = TurnAdmission(parts.surroundings)
+        self._watches = Watches(self._supervisor, self._admission)
         self._helpers = HelperProcesses()
-        self._checks = Checks(parts.surroundings)
+        self._checks = Checks(parts.surroundings, self._watches.disk.check)
         self._conformance = Conformance(parts.surroundings, self._supervisor.features_changed)
         self._is_draining = False
         self._is_started = False
@@ -87,6 +89,7 @@ class ClaudeInstancePool(Dialogue, Evidence):
             raise
         self._is_started = True
         self._admission.restore(self._supervisor.sessions.values())
+        await self._watches.start()
         self._conformance.start()
 
     async def shutdown(
@@ -101,6 +104,7 @@ class ClaudeInstancePool(Dialogue, Evidence):
             return
         self._is_started = False
         self._is_draining = True
+        await self._watches.aclose()
         await self._conformance.aclose()
         if end_instances:
             timeout = (
@@ -146,6 +150,8 @@ class ClaudeInstancePool(Dialogue, Evidence):
         if session is None:
             self._around.slots.check(key, may_wait=False)
             session, _made = await self._find_or_make(key, template, None, None, None)
+        if session.instance is None and (refusal := self._watches.disk.refusal()) is not None:
+            raise refusal
         instance = await session.waking.instance(may_wait=False)
         session.touch()
         return PooledInstance(self, session, instance)
@@ -254,7 +260,7 @@ class ClaudeInstancePool(Dialogue, Evidence):
 
     def _viewer_arrived(self, session: Session) -> None:
         """Warm the session up for somebody who looks at it: from free slots only, never in line."""
-        if self._is_draining or session.state is not SessionState.PARKED:
+        if self._is_draining or self._watches.disk.trouble or session.state is not SessionState.PARKED:
             return
         if session.record.cli_session is None or session.woken_for_viewer:
             return

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import shutil
+from collections.abc import Callable
 from typing import Any
 
 from pool.errors import PoolError
 from pool.runtime.surroundings import Surroundings
 
-_LEAST_FREE_BYTES = 256 * 1024 * 1024
-
 
 class Checks:
     """Named checks: ``{"ok": bool, "detail": text}``."""
 
-    def __init__(self, surroundings: Surroundings) -> None:
+    def __init__(self, surroundings: Surroundings, disk: Callable[[], dict[str, Any]]) -> None:
         self._around = surroundings
+        self._disk = disk
         self._database: dict[str, Any] = {"ok": True, "detail": "not asked yet"}
 
     def results(self) -> dict[str, dict[str, Any]]:
@@ -49,10 +47,3 @@ class Checks:
         if not kept_apart:
             detail += ": users are not kept apart" + "".join(f"; {remedy}" for remedy in remedies)
         return {"ok": kept_apart, "detail": detail, "mode": mode, "network": network}
-
-    def _disk(self) -> dict[str, Any]:
-        try:
-            free = shutil.disk_usage(os.fspath(self._around.config.data_dir)).free
-        except OSError as error:
-            return {"ok": False, "detail": str(error)}
-        return {"ok": free >= _LEAST_FREE_BYTES, "detail": f"{free // 2**20} MiB free in the data directory"}

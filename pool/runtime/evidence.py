@@ -13,6 +13,7 @@ from pool.runtime import figures
 from pool.runtime.checks import Checks
 from pool.runtime.counters import Metric, gauge, gauges
 from pool.runtime.supervisor import Supervisor
+from pool.runtime.watches.watches import Watches
 
 _SHOWN_STATES = ("starting", "ready", "busy", "stopping", "stuck")
 
@@ -22,6 +23,7 @@ class Evidence:
 
     _supervisor: Supervisor
     _checks: Checks
+    _watches: Watches
     _is_draining: bool
 
     def health(self) -> dict[str, Any]:
@@ -53,6 +55,8 @@ class Evidence:
         reasons = ["draining"] if self._is_draining else []
         if not self._supervisor.around.keeper_is_back.is_set():
             reasons.append("no keeper")
+        if (trouble := self._watches.disk.trouble) is not None:
+            reasons.append(trouble)
         return reasons
 
     async def metrics(self) -> list[Metric]:

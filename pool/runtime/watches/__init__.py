@@ -1,0 +1,1 @@
+"""What is looked at in the background: disk, sizes, processes, silence, approvals, age of history."""

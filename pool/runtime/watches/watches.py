@@ -1,0 +1,35 @@
+"""All watches of one pool, and what turns are refused for because of them."""
+
+from __future__ import annotations
+
+from pool.config import Quota
+from pool.errors import Refused
+from pool.model import UserId
+from pool.runtime.supervisor import Supervisor
+from pool.runtime.turn_admission import TurnAdmission
+from pool.runtime.watches.disk import DiskReserve
+from pool.runtime.watches.rounds import Rounds
+
+_DISK_SECONDS = 5.0
+
+
+class Watches:
+    """Started when the pool is, ended before its instances are."""
+
+    def __init__(self, supervisor: Supervisor, admission: TurnAdmission) -> None:
+        around = supervisor.around
+        self.disk = DiskReserve(around.config.data_dir, around.config.disk_reserve_bytes)
+        self._rounds = Rounds(around.tasks)
+        admission.limits.append(self._refusal)
+
+    async def start(self) -> None:
+        """Look at what must be known before the first turn; then watch."""
+        await self.disk.look()
+        self._rounds.start("disk", self.disk.look, _DISK_SECONDS, after_seconds=_DISK_SECONDS)
+
+    async def aclose(self) -> None:
+        """End every watch."""
+        await self._rounds.aclose()
+
+    def _refusal(self, _user_id: UserId, _quota: Quota) -> Refused | None:
+        return self.disk.refusal()
