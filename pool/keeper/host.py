@@ -226,7 +226,14 @@ class Host:
         mark = procfs.Mark(record.instance, self._site)
         env = {**request["env"], **mark.environment()}
         files = {str(item["placeholder"]): item["path"] for item in request.get("open") or ()}
-        spawned = spawn(record.wrapper, request["argv"], env, request.get("cwd") or "/", files)
+        spawned = spawn(
+            record.wrapper,
+            request["argv"],
+            env,
+            request.get("cwd") or "/",
+            files,
+            str(request.get("prelude", "")),
+        )
         shell = procfs.read_stat(spawned.pid)
         if shell is not None:
             record.shell = Identity(shell.pid, shell.start_ticks)

@@ -103,6 +103,7 @@ class Instance:
         self._listener = listener
         self._lifeline = spawned.lifeline
         self._has_shim = spawned.lifeline >= 0
+        self._prelude = spawned.prelude
         self._is_pid_told = False
         self._is_status_known = False
         self._is_tree_gone = False
@@ -137,8 +138,8 @@ class Instance:
         """Did the CLI run, if only for so short a time that nobody saw its process?"""
         if self._tree.cli is not None or self._is_pid_told:
             return True
-        # bubblewrap says so itself when it did not get as far as the CLI
-        told = self._stderr.text().startswith("bwrap: ")
+        # bubblewrap, or what it runs first, says so itself when it did not get as far as the CLI
+        told = self._stderr.text().startswith(("bwrap: ", f"{self._prelude or 'bwrap'}: "))
         return not self._has_shim and (self.spool.end > 0 or not told)
 
     def stderr_tail(self) -> str:

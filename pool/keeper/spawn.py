@@ -45,7 +45,10 @@ class SpawnError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Spawned:
-    """The wrapper's pid and our ends of its pipes; ``lifeline`` is -1 for bubblewrap."""
+    """The wrapper's pid and our ends of its pipes; ``lifeline`` is -1 for bubblewrap.
+
+    ``prelude`` is the name of a program that bubblewrap runs first and that becomes the CLI.
+    """
 
     pid: int
     stdin: int
@@ -53,6 +56,7 @@ class Spawned:
     stderr: int
     report: int
     lifeline: int
+    prelude: str = ""
 
 
 def raise_file_limit() -> None:
@@ -76,12 +80,14 @@ def spawn(
     env: Mapping[str, str],
     cwd: str,
     files: Mapping[str, str] | None = None,
+    prelude: str = "",
 ) -> Spawned:
     """Start ``argv`` under the wrapper with exactly ``env``.
 
     ``files`` maps placeholders, which are whole words of ``argv``, to the
     paths of files that the wrapper gets open for reading; each placeholder
-    becomes its file's descriptor. Raises ``SpawnError``; nothing is left open then.
+    becomes its file's descriptor. ``prelude``: see ``Spawned``.
+    Raises ``SpawnError``; nothing is left open then.
     """
     with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
         try:
@@ -116,7 +122,8 @@ def spawn(
         with contextlib.suppress(OSError, ValueError):
             resource.prlimit(child.pid, resource.RLIMIT_NOFILE, _FILE_LIMITS)
         ours.pop_all()
-        return Spawned(child.pid, stdin_write, stdout_read, stderr_read, report_read, lifeline_write)
+        pipes = (stdin_write, stdout_read, stderr_read, report_read, lifeline_write)
+        return Spawned(child.pid, *pipes, prelude)
 
 
 def _pipe(ours: contextlib.ExitStack, theirs: contextlib.ExitStack, *, parent_reads: bool) -> tuple[int, int]:
@@ -194,6 +201,7 @@ class Identifier:
         self._fd = spawned.report
         self._wrapper_pid = spawned.pid
         self._is_bwrap = spawned.lifeline < 0
+        self._prelude = spawned.prelude
         self._on_init = on_init
         self._on_cli = on_cli
         self._on_error = on_error
@@ -254,7 +262,7 @@ class Identifier:
             if ref is None:
                 continue
             # until its exec the child still bears bubblewrap's name
-            if ref.stat.ppid == init.pid and ref.stat.comm != init.stat.comm:
+            if ref.stat.ppid == init.pid and ref.stat.comm not in (init.stat.comm, self._prelude):
                 self._on_cli(ref)
                 return
             ref.close()

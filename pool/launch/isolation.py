@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -25,6 +26,10 @@ _NO_FILTER = (
     "system calls are not filtered: that needs a kernel with CONFIG_SECCOMP_FILTER "
     f"on one of {', '.join(MACHINES)}"
 )
+_NO_PROCESS_LIMIT = (
+    "the processes of a sandbox are not limited: run the service as a user that is not root, "
+    "on Linux 5.14 or later"
+)
 
 _TRIAL_SECONDS = 10
 _TRIAL = (
@@ -43,6 +48,7 @@ class Probe:
     cuts_network: bool = False
     disables_nesting: bool = False
     filters_calls: bool = False
+    counts_processes: bool = False
     detail: str = ""
 
 
@@ -55,6 +61,7 @@ class Isolation:
     bwrap: str | None
     disable_nesting: bool
     filter_calls: bool
+    count_processes: bool
     remedies: Sequence[str]
 
     @property
@@ -78,6 +85,7 @@ def probe() -> Probe:
         cuts_network=_try(path, "--unshare-net") is None,
         disables_nesting=_try(path, "--disable-userns") is None,
         filters_calls=_try_filter(path) is None,
+        counts_processes=_counts_processes(),
     )
 
 
@@ -104,8 +112,16 @@ def resolve(mode: str, network: str, found: Probe | None = None) -> Isolation:
             "isolation network 'gateway_only' is not available: bubblewrap cannot make network namespaces "
             "here; set network: open, or allow them in the container's seccomp profile"
         )
-    remedies = () if seen.filters_calls else (_NO_FILTER,)
-    return Isolation("bwrap", network, seen.path, seen.disables_nesting, seen.filters_calls, remedies)
+    missing = {_NO_FILTER: not seen.filters_calls, _NO_PROCESS_LIMIT: not seen.counts_processes}
+    return Isolation(
+        "bwrap",
+        network,
+        seen.path,
+        disable_nesting=seen.disables_nesting,
+        filter_calls=seen.filters_calls,
+        count_processes=seen.counts_processes,
+        remedies=[text for text, is_missing in missing.items() if is_missing],
+    )
 
 
 def _without_sandbox(network: str, remedies: Sequence[str]) -> Isolation:
@@ -114,7 +130,15 @@ def _without_sandbox(network: str, remedies: Sequence[str]) -> Isolation:
             "isolation network 'gateway_only' needs mode bwrap"
             + "".join(f"; {remedy}" for remedy in remedies)
         )
-    return Isolation("none", "open", None, False, False, tuple(remedies))
+    return Isolation(
+        "none",
+        "open",
+        None,
+        disable_nesting=False,
+        filter_calls=False,
+        count_processes=False,
+        remedies=tuple(remedies),
+    )
 
 
 def _remedy(seen: Probe) -> str | None:
@@ -123,6 +147,15 @@ def _remedy(seen: Probe) -> str | None:
     if not seen.works:
         return f"{_NAMESPACES} ({seen.detail})"
     return None
+
+
+def _counts_processes() -> bool:
+    """Does the kernel count the processes of each user namespace apart, and does its limit hold for us?
+
+    It never holds for the host's root, whatever uid that has inside.
+    """
+    version = re.match(r"(\d+)\.(\d+)", platform.release())
+    return os.geteuid() != 0 and version is not None and tuple(map(int, version.groups())) >= (5, 14)
 
 
 def _try_filter(path: str) -> str | None:

@@ -71,6 +71,7 @@ class LocalRequests:
             cut_network=self._isolation.network == "gateway_only",
             disable_nesting=self._isolation.disable_nesting,
             filter_calls=self._isolation.filter_calls,
+            limits=self._limits(spec),
             prefixes=[prefix for prefix in prefixes if not prefix.is_relative_to("/usr")],
             root_links=[name for name in names if os.path.islink(f"/{name}")],
             root_dirs=[name for name in names if not os.path.islink(f"/{name}")],
@@ -83,7 +84,15 @@ class LocalRequests:
             "env": env,
             "cwd": "/",
             "open": opened if plan.filter_calls else [],
+            "prelude": sandbox.PRELUDE,
         }
+
+    def _limits(self, spec: LaunchSpec) -> sandbox.Limits:
+        quota = self._config.quotas.for_user(spec.key.user_id)
+        return sandbox.Limits(
+            processes=quota.max_processes if self._isolation.count_processes else None,
+            data_bytes=quota.memory_bytes,
+        )
 
     def _plain(
         self, spec: LaunchSpec, cli: Path, prefixes: Sequence[Path], model_dir: Path

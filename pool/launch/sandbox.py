@@ -25,6 +25,13 @@ FILTER_PLACEHOLDER = "{seccomp_fd}"
 
 SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
 
+# what the sandbox runs first, as the kernel names it
+PRELUDE = "sh"
+
+OPEN_FILES = 1024
+# with less the CLI itself does not live (measured)
+LEAST_PROCESSES = 64
+LEAST_DATA_BYTES = 1024 * 1024 * 1024
 TMP_BYTES = 1024 * 1024 * 1024
 SHM_BYTES = 64 * 1024 * 1024
 
@@ -51,6 +58,18 @@ ETC_TEXTS: Mapping[str, str] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one sandbox may use; None is no limit.
+
+    ``processes`` are processes and threads together. ``data_bytes`` is the
+    private memory of one process.
+    """
+
+    processes: int | None
+    data_bytes: int | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxPlan:
     """What differs from one sandbox to the next; every path is the host's and exists.
@@ -71,6 +90,7 @@ class SandboxPlan:
     cut_network: bool
     disable_nesting: bool
     filter_calls: bool
+    limits: Limits
     prefixes: Sequence[Path] = ()
     root_links: Sequence[str] = ROOT_NAMES
     root_dirs: Sequence[str] = ()
@@ -108,7 +128,24 @@ def bwrap_argv(plan: SandboxPlan) -> list[str]:
     # the host's root stays root to /proc/sys even without a capability: one write to core_pattern
     # and the host runs what it says
     argv += ["--remount-ro", "/proc", "--chdir", WORKSPACE]
-    return [*argv, "--", inner_cli, *plan.cli_args]
+    return [*argv, "--", "/bin/sh", "-c", limiting_script(plan.limits), PRELUDE, inner_cli, *plan.cli_args]
+
+
+def limiting_script(limits: Limits) -> str:
+    """A program for sh that sets the limits and becomes its arguments, or fails.
+
+    It runs inside, because the kernel counts processes where the limit is
+    set: before bubblewrap it would be one budget for all users of a host uid.
+    There is no limit of file size and processor time: the CLI would die of them.
+    """
+    steps = ["ulimit -c 0", f"ulimit -n {OPEN_FILES}"]
+    if limits.data_bytes is not None:
+        steps.append(f"ulimit -d {max(limits.data_bytes, LEAST_DATA_BYTES) // 1024}")
+    if limits.processes is not None:
+        # shells have different letters for it, and -p is something else where there is -u
+        count = max(limits.processes, LEAST_PROCESSES)
+        steps.append(f"{{ command ulimit -u {count} 2>/dev/null || ulimit -p {count}; }}")
+    return " && ".join([*steps, 'exec "$@"'])
 
 
 def cli_inside(cli: Path) -> str:

@@ -8,7 +8,14 @@ from pool.errors import IsolationUnavailable
 from pool.launch import isolation
 from pool.launch.isolation import Probe, resolve
 
-FULL = Probe("/usr/bin/bwrap", works=True, cuts_network=True, disables_nesting=True, filters_calls=True)
+FULL = Probe(
+    "/usr/bin/bwrap",
+    works=True,
+    cuts_network=True,
+    disables_nesting=True,
+    filters_calls=True,
+    counts_processes=True,
+)
 NO_NET = Probe("/usr/bin/bwrap", works=True)
 BROKEN = Probe("/usr/bin/bwrap", detail="No permissions to create new namespace")
 MISSING = Probe(None)
@@ -64,4 +71,6 @@ def test_the_trial_tells_why_it_failed(tmp_path: object) -> None:
 
 def test_a_sandbox_without_a_filter_of_calls_says_so() -> None:
     assert not resolve("auto", "auto", FULL).remedies
-    assert any("system calls" in remedy for remedy in resolve("auto", "auto", NO_NET).remedies)
+    remedies = resolve("auto", "auto", NO_NET).remedies
+    assert any("system calls" in remedy for remedy in remedies)
+    assert any("processes of a sandbox" in remedy for remedy in remedies)

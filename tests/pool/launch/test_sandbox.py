@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 from pool.launch import sandbox
-from pool.launch.sandbox import SandboxPlan, bwrap_argv
+from pool.launch.sandbox import Limits, SandboxPlan, bwrap_argv, limiting_script
 
 PLAN = SandboxPlan(
     bwrap="/usr/bin/bwrap",
@@ -19,6 +20,7 @@ PLAN = SandboxPlan(
     cut_network=True,
     disable_nesting=True,
     filter_calls=True,
+    limits=Limits(processes=256, data_bytes=4 * 2**30),
 )
 
 
@@ -59,7 +61,20 @@ def test_the_keeper_gives_the_filter_its_descriptor() -> None:
 
 
 def test_the_clis_arguments_come_last_and_unchanged() -> None:
-    assert bwrap_argv(PLAN)[-5:] == ["--", "/opt/claude/claude", "--print", "--", "$(id)"]
+    assert bwrap_argv(PLAN)[-4:] == ["/opt/claude/claude", "--print", "--", "$(id)"]
+
+
+def test_limits_are_set_inside_and_never_below_what_the_cli_needs() -> None:
+    argv = bwrap_argv(PLAN)
+    assert argv[argv.index("--") + 1 : -5] == ["/bin/sh", "-c", limiting_script(PLAN.limits)]
+    for limits, expected in (
+        (Limits(256, 2**32), ["0", "1024", "4194304", "256"]),
+        (Limits(1, 1), ["0", "1024", "1048576", "64"]),
+    ):
+        program = limiting_script(limits).replace('exec "$@"', "ulimit -c; ulimit -n; ulimit -d; ulimit -u")
+        done = subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=True)
+        assert done.stdout.split() == expected
+    assert "ulimit -d" not in limiting_script(Limits(None, None))
 
 
 def test_a_cli_below_usr_stays_beside_its_own_files() -> None:
