@@ -125,9 +125,19 @@ class TurnRate:
         return not self._times
 
 
+def size_text(size: float) -> str:
+    """A number of bytes for a person: "5.1 GiB"."""
+    for unit in ("bytes", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"
+
+
 def _exceeded(name: str, used: float, limit: float, retry_after_seconds: float) -> QuotaExceeded:
+    show = size_text if name.endswith("_bytes") else "{:g}".format
     return QuotaExceeded(
-        f"your quota {name} is used up: {used:g} of {limit:g}",
+        f"your quota {name} is used up: {show(used)} of {show(limit)}",
         retry_after_seconds=retry_after_seconds,
         details={"quota": name, "limit": limit, "used": used},
     )

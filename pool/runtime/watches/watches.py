@@ -5,12 +5,15 @@ from __future__ import annotations
 from pool.config import Quota
 from pool.errors import Refused
 from pool.model import UserId
+from pool.policy.quota import Usage, check_usage
 from pool.runtime.supervisor import Supervisor
 from pool.runtime.turn_admission import TurnAdmission
 from pool.runtime.watches.disk import DiskReserve
 from pool.runtime.watches.rounds import Rounds
+from pool.runtime.watches.sizes import WorkspaceSizes
 
 _DISK_SECONDS = 5.0
+_SIZES_SECONDS = 1.0
 
 
 class Watches:
@@ -19,6 +22,12 @@ class Watches:
     def __init__(self, supervisor: Supervisor, admission: TurnAdmission) -> None:
         around = supervisor.around
         self.disk = DiskReserve(around.config.data_dir, around.config.disk_reserve_bytes)
+        self.sizes = WorkspaceSizes(
+            around.workspaces.measure,
+            lambda: {instance.key.user_id for instance in supervisor.live_instances()},
+            around.config.quotas,
+            around.clock,
+        )
         self._rounds = Rounds(around.tasks)
         admission.limits.append(self._refusal)
 
@@ -26,10 +35,16 @@ class Watches:
         """Look at what must be known before the first turn; then watch."""
         await self.disk.look()
         self._rounds.start("disk", self.disk.look, _DISK_SECONDS, after_seconds=_DISK_SECONDS)
+        self._rounds.start("workspace-sizes", self.sizes.look, _SIZES_SECONDS)
 
     async def aclose(self) -> None:
         """End every watch."""
         await self._rounds.aclose()
 
-    def _refusal(self, _user_id: UserId, _quota: Quota) -> Refused | None:
-        return self.disk.refusal()
+    def _refusal(self, user_id: UserId, quota: Quota) -> Refused | None:
+        if (trouble := self.disk.refusal()) is not None:
+            return trouble
+        refusal = check_usage(Usage(workspace_bytes=self.sizes.size_of(user_id)), quota)
+        if refusal is not None:
+            self.sizes.look_soon(user_id)
+        return refusal

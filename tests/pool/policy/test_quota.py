@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pool.config import Quota
-from pool.policy.quota import TurnRate, Usage, check_queued_turns, check_session_count, check_usage
+from pool.policy.quota import TurnRate, Usage, check_queued_turns, check_session_count, check_usage, size_text
 
 OPEN = Quota(workspace_bytes=None)
 
@@ -35,6 +35,18 @@ def test_what_is_used_up_is_refused_until_it_comes_back(
     assert error.details["quota"] == name
     almost = {key: value / 4 for key, value in used.items()}
     assert check_usage(Usage(**almost), Quota(**quota)) is None
+
+
+def test_sizes_are_told_in_words_that_people_read() -> None:
+    error = check_usage(Usage(workspace_bytes=5_800_000_000), Quota(workspace_bytes=5368709120))
+    assert error is not None
+    assert "5.4 GiB of 5.0 GiB" in error.message
+    assert [size_text(size) for size in (0, 1023, 1536, 5 << 20)] == [
+        "0 bytes",
+        "1023 bytes",
+        "1.5 KiB",
+        "5.0 MiB",
+    ]
 
 
 def test_without_limits_nothing_is_refused() -> None:
