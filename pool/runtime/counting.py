@@ -169,6 +169,11 @@ class Counters:
             known=("allow", "deny", "withdrawn"),
         )
     )
+    tool_calls_denied: Count = field(
+        default_factory=lambda: Count(
+            "claude_pool_tool_calls_denied_total", "Tool calls that a rule of the configuration forbade."
+        )
+    )
 
     def metrics(self) -> list[Metric]:
         """All of them, as they are now."""

@@ -109,6 +109,12 @@ def session_faulted(session: Session, reason: Reason | None) -> None:
     _log.error("session faulted: it needs a person", extra=_ids(session) | more)
 
 
+def tool_call_denied(session: Session, tool: str, rule: str | None) -> None:
+    """A rule of the configuration forbids it. Not told is the call itself: anything may stand in it."""
+    session.around.counters.tool_calls_denied.add()
+    _log.info("tool call denied", extra=_ids(session) | {"tool": tool[:100], "rule": rule})
+
+
 def rungs_climbed(graces: StopGraces | None, status: ExitStatus, seconds: float) -> list[str]:
     """The rungs up to the one that ended the process, worked out from exit status and time."""
     graces = graces or StopGraces()

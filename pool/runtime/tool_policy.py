@@ -24,6 +24,7 @@ from pool.protocol.encoding import decode
 from pool.protocol.frames import ControlCancelRequest, ControlRequest, UserFrame
 from pool.protocol.framing import Line, LineFramer
 from pool.protocol.parsing import parse_line
+from pool.runtime import edges
 from pool.runtime.faults import pause_point
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class ToolPolicy:
             return None
         decision = decide(self._rules, _call(session, given))
         if decision.kind is Kind.DENY:
-            _log.info("session %s: %s is denied: %s", session.key, given.get("tool_name"), decision.reason)
+            edges.tool_call_denied(session, str(given.get("tool_name")), decision.rule)
         return success_response(frame.request_id, hook_output(decision))
 
     async def answer_again(self, session: Session, instance: Instance) -> None:

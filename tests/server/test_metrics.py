@@ -138,10 +138,12 @@ def served(text: str) -> dict[str, tuple[str, set[str] | None]]:
 @pytest.mark.timeout(180)
 async def test_the_page_and_the_log_of_a_server_that_worked(short_dir: Path, fake_claude: Path) -> None:
     data = short_dir / "data"
-    async with serving(data, **fake(fake_claude), PRIVATE_SETTING="environment-words") as server:
+    settings = fake(fake_claude) | {"CLAUDE_POOL__SECURITY__DENIED_COMMANDS": '["touch *"]'}
+    async with serving(data, **settings, PRIVATE_SETTING="environment-words") as server:
         async with signed_in(server) as browser:
             frames = await say(browser, f"remember {SECRET} private-words", "m1")
             assert frames[-1]["state"] == "succeeded", frames[-1]
+            await say(browser, "bash touch private-file", "m2")
             text = await page(browser)
         assert await server.end() == 0
     shown, told = served(text), documented()
@@ -150,16 +152,17 @@ async def test_the_page_and_the_log_of_a_server_that_worked(short_dir: Path, fak
         assert kind == told[name][0], name
         assert labels is None or labels == told[name][1], name
     for line in (
-        'claude_pool_turns_total{origin="user",outcome="succeeded"} 1.0',
+        'claude_pool_turns_total{origin="user",outcome="succeeded"} 2.0',
+        "claude_pool_tool_calls_denied_total 1.0",
         'claude_pool_instances{state="ready"} 1.0',
         'claude_pool_spawn_seconds_count{outcome="ready"} 1.0',
         "claude_pool_keeper_up 1.0",
     ):
         assert line in text, line
     log = (short_dir / "data.log").read_text()
-    for edge in ("instance started", "instance ready", "turn ended", "instance exited"):
+    for edge in ("instance started", "instance ready", "tool call denied", "turn ended", "instance exited"):
         assert f'"event": "{edge}"' in log
-    for words in (SECRET, SECRET[10:], "private-words", "environment-words"):
+    for words in (SECRET, SECRET[10:], "private-words", "private-file", "environment-words"):
         assert words not in log
 
 
