@@ -237,6 +237,7 @@ async def test_doctor_prints_one_line_a_check(short_dir: Path, fake_claude: Path
         "open files",
         "processes",
         "inotify",
+        "orphans",
         "disk",
         "database",
     ]
