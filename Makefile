@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 
-.PHONY: setup run test check bench demo acceptance clean
+.PHONY: setup run test check fuzz bench demo acceptance clean
 
 setup: $(STAMP)
 
@@ -16,7 +16,7 @@ run: $(STAMP)
 	$(BIN)/claude-pool serve
 
 test: $(STAMP)
-	$(BIN)/pytest -n 3 --dist loadfile
+	$(BIN)/pytest -n 3 --dist loadfile -m 'not acceptance'
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
@@ -27,6 +27,9 @@ check: $(STAMP)
 
 acceptance: $(STAMP)
 	$(BIN)/pytest -m acceptance -o timeout=900 tests/e2e
+
+fuzz: $(STAMP)
+	HYPOTHESIS_PROFILE=fuzz $(BIN)/pytest -n 2 -o timeout=600 tests/pool
 
 bench: $(STAMP)
 	$(BIN)/python -m bench

@@ -12,10 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from tests import waiting
 from tests.fakes.fake_claude import build
 from tests.leaks import Watch
+
+
+# The suite gives the same verdict each time; ``make fuzz`` looks for what nobody has thought of.
+settings.register_profile("suite", derandomize=True)
+settings.register_profile("fuzz", max_examples=2000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -96,7 +96,7 @@ def _look_inside(command: SimpleCommand, parts: Parts, depth: int, *, needs_rule
         _trap(command, parts, depth, needs_rule=needs_rule)
     elif name == "find":
         _find(command, parts, depth, needs_rule=needs_rule)
-    elif name in programs.CARRIERS:
+    elif name in programs.CARRIERS or name in (".", "source"):
         _suspect(command, parts, depth)
     parts.moves = parts.moves or name in programs.MOVE
     _check_program_is_named(command, name)
@@ -111,6 +111,9 @@ def _program(word: Word) -> str:
         raise NotUnderstoodError(f"the keyword {word.text} after a word")
     if not word.text.isascii() or any(character.isspace() for character in word.text):
         raise NotUnderstoodError("a command's name with letters that are not plain ones")
+    if "=" in word.text:
+        # The shell took the real assignments away: this one stands behind find, xargs or the like.
+        raise NotUnderstoodError("an assignment in the place of a command's name")
     return word.text.rsplit("/", 1)[-1]
 
 
@@ -190,6 +193,8 @@ def _shell(command: SimpleCommand, parts: Parts, depth: int, *, needs_rule: bool
     if rest:
         if not _is_a_file(rest[0]):
             raise NotUnderstoodError(f"{name} of a file that is not named")
+        # bash looks for its script along PATH too: "bash rm" may run the rm that a rule denies.
+        parts.steps.append(Step(SimpleCommand(tuple(rest)), needs_rule=False))
         return False
     if command.input is None or not command.input.is_known:
         raise NotUnderstoodError(f"{name} of commands that it reads")

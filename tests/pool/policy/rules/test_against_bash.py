@@ -153,6 +153,9 @@ def test_the_stub_is_run(ran_denied: Callable[[str], bool]) -> None:
 @given(st.one_of(SCRIPTS.map(" ".join), SCRIPTS.map("".join)))
 @example("eval -- r\\m x")
 @example("time { rm; }")
+@example("bash rm")
+@example(". rm")
+@example("source rm x")
 def test_what_is_allowed_never_runs_what_is_denied(ran_denied: Callable[[str], bool], text: str) -> None:
     call = ToolCall(tool="Bash", given={"command": text}, places=PLACES)
     if decide(RULES, call).kind is Kind.ALLOW:
