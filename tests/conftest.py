@@ -18,7 +18,6 @@ from tests import waiting
 from tests.fakes.fake_claude import build
 from tests.leaks import Watch
 
-
 # The suite gives the same verdict each time; ``make fuzz`` looks for what nobody has thought of.
 settings.register_profile("suite", derandomize=True)
 settings.register_profile("fuzz", max_examples=2000)

@@ -207,4 +207,7 @@ storage: {url: "postgresql+psycopg://u:p@db/x"}
 def test_keys_without_an_effect_are_told(tmp_path: Path) -> None:
     assert keys_not_in_effect(ServerConfig()) == []
     file = write(tmp_path, "security: {allowed_slash_commands: [clear]}\npool: {warm_spares: 2}\n")
-    assert keys_not_in_effect(load_config(file, {})) == ["pool.warm_spares", "security.allowed_slash_commands"]
+    assert keys_not_in_effect(load_config(file, {})) == [
+        "pool.warm_spares",
+        "security.allowed_slash_commands",
+    ]
