@@ -30,6 +30,8 @@ class ProcessFigures:
     rss_bytes: int
     cpu_seconds: float
     age_seconds: float
+    start_ticks: int
+    cpu_seconds_with_children: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,21 @@ class TreeFigures:
     threads: int
     rss_bytes: int
     cpu_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class WatchedTree:
+    """What a watch must know of an instance's tree.
+
+    ``processes`` are the CLI and what it started, without the sandbox around
+    it. ``cpu_seconds`` has what ended children took. ``tool_ages`` are the
+    ages in seconds of all that the CLI started, MCP servers included.
+    """
+
+    processes: int
+    rss_bytes: int
+    cpu_seconds: float
+    tool_ages: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +105,43 @@ def read_figures(pid: int, uptime: float) -> ProcessFigures | None:
         rss_bytes=int(fields[21]) * _PAGE_BYTES,
         cpu_seconds=(int(fields[11]) + int(fields[12])) / _TICKS,
         age_seconds=max(0.0, uptime - int(fields[19]) / _TICKS),
+        start_ticks=int(fields[19]),
+        cpu_seconds_with_children=sum(map(int, fields[11:15])) / _TICKS,
+    )
+
+
+def watched_trees(
+    identities: Mapping[str, tuple[int, int]], keepers: Collection[int]
+) -> dict[str, WatchedTree]:
+    """The trees of instances (id: pid and start ticks of the CLI) from one pass over ``/proc``.
+
+    An instance whose CLI is not there, or is not below one of ``keepers``, has none.
+    """
+    table = read_table()
+    below = _children(table)
+    trees = {}
+    for instance_id, (pid, start_ticks) in identities.items():
+        root = _root(pid, table, keepers)
+        if pid in table and table[pid].start_ticks == start_ticks and table[root].parent in keepers:
+            trees[instance_id] = _watched(pid, root, below, table)
+    return trees
+
+
+def _watched(
+    pid: int, root: int, below: Mapping[int, list[int]], table: Mapping[int, ProcessFigures]
+) -> WatchedTree:
+    members = _tree(root, below, table)
+    around = {pid}
+    while pid != root:
+        pid = table[pid].parent
+        around.add(pid)
+    alive = [member for member in members if member.state not in "ZXx"]
+    tools = [member for member in alive if member.pid not in around]
+    return WatchedTree(
+        processes=len(tools) + 1,
+        rss_bytes=sum(member.rss_bytes for member in alive),
+        cpu_seconds=sum(member.cpu_seconds_with_children for member in members),
+        tool_ages=tuple(member.age_seconds for member in tools),
     )
 
 
@@ -96,9 +150,7 @@ def report(
 ) -> ProcessReport:
     """The trees of ``pids`` (instance id: the CLI's pid) below ``keepers``, and whatever is not ``known``."""
     table = read_table()
-    below: dict[int, list[int]] = {}
-    for figures in table.values():
-        below.setdefault(figures.parent, []).append(figures.pid)
+    below = _children(table)
     trees = {
         instance_id: _sum(instance_id, _tree(_root(pid, table, keepers), below, table))
         for instance_id, pid in pids.items()
@@ -128,6 +180,13 @@ def _root(pid: int, table: Mapping[int, ProcessFigures], keepers: Collection[int
             return current
         current = table[current].parent
     return pid
+
+
+def _children(table: Mapping[int, ProcessFigures]) -> dict[int, list[int]]:
+    below: dict[int, list[int]] = {}
+    for figures in table.values():
+        below.setdefault(figures.parent, []).append(figures.pid)
+    return below
 
 
 def _tree(

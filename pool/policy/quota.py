@@ -32,6 +32,14 @@ class Limits(Protocol):
         """Processor time of all of the user's processes in the last hour."""
 
     @property
+    def memory_bytes(self) -> int | None:
+        """Memory of one instance with all that it started."""
+
+    @property
+    def max_processes(self) -> int | None:
+        """Processes of one instance: the CLI and all that it started."""
+
+    @property
     def workspace_bytes(self) -> int | None:
         """Size of the user's workspace."""
 

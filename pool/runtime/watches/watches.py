@@ -8,12 +8,14 @@ from pool.model import UserId
 from pool.policy.quota import Usage, check_usage
 from pool.runtime.supervisor import Supervisor
 from pool.runtime.turn_admission import TurnAdmission
+from pool.runtime.watches.consumption import Consumption
 from pool.runtime.watches.disk import DiskReserve
 from pool.runtime.watches.rounds import Rounds
 from pool.runtime.watches.sizes import WorkspaceSizes
 
 _DISK_SECONDS = 5.0
 _SIZES_SECONDS = 1.0
+_INSTANCES_SECONDS = 2.0
 
 
 class Watches:
@@ -28,6 +30,7 @@ class Watches:
             around.config.quotas,
             around.clock,
         )
+        self.consumption = Consumption(supervisor)
         self._rounds = Rounds(around.tasks)
         admission.limits.append(self._refusal)
 
@@ -36,6 +39,7 @@ class Watches:
         await self.disk.look()
         self._rounds.start("disk", self.disk.look, _DISK_SECONDS, after_seconds=_DISK_SECONDS)
         self._rounds.start("workspace-sizes", self.sizes.look, _SIZES_SECONDS)
+        self._rounds.start("consumption", self.consumption.look, _INSTANCES_SECONDS)
 
     async def aclose(self) -> None:
         """End every watch."""
@@ -44,7 +48,11 @@ class Watches:
     def _refusal(self, user_id: UserId, quota: Quota) -> Refused | None:
         if (trouble := self.disk.refusal()) is not None:
             return trouble
-        refusal = check_usage(Usage(workspace_bytes=self.sizes.size_of(user_id)), quota)
+        usage = Usage(
+            workspace_bytes=self.sizes.size_of(user_id),
+            cpu_seconds_last_hour=self.consumption.cpu_seconds(user_id),
+        )
+        refusal = check_usage(usage, quota)
         if refusal is not None:
             self.sizes.look_soon(user_id)
         return refusal

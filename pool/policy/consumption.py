@@ -1,0 +1,84 @@
+"""What is done about an instance that takes more of the machine than its user may.
+
+Facts in, decision out: a look at the processes of one instance gives at most
+one ``Verdict``.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from pool.model import Reason
+from pool.policy.quota import Limits, size_text
+
+MERCIFUL_LOOKS = 3
+"""Looks after an interrupt at which there may still be too many processes, before the instance is ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """``ends_instance``: the instance is ended and its turns are lost; else its turn is interrupted."""
+
+    reason: Reason
+    ends_instance: bool
+
+
+def judge_memory(rss_bytes: int, quota: Limits) -> Verdict | None:
+    """Above ``memory_bytes`` there is no waiting: the machine's other users would pay."""
+    limit = quota.memory_bytes
+    if limit is None or rss_bytes <= limit:
+        return None
+    message = (
+        f"out of memory: the session's processes took {size_text(rss_bytes)} and may take "
+        f"{size_text(limit)}; they were ended, and the session goes on with the next message"
+    )
+    return Verdict(Reason("out_of_memory", message), ends_instance=True)
+
+
+def judge_processes(count: int, looks_above: int, quota: Limits) -> Verdict | None:
+    """``looks_above``: how many looks in a row have found too many, this one counted."""
+    limit = quota.max_processes
+    if limit is None or count <= limit:
+        return None
+    message = f"the session ran {count} processes and may run {limit}"
+    if looks_above > 1 + MERCIFUL_LOOKS:
+        return Verdict(Reason("too_many_processes", f"{message}; they were ended"), ends_instance=True)
+    return Verdict(Reason("too_many_processes", f"{message}; the turn was interrupted"), ends_instance=False)
+
+
+def judge_cpu(seconds_last_hour: float, quota: Limits) -> Verdict | None:
+    """Above ``cpu_seconds_per_hour`` everything of the user is ended: what runs on would go on taking."""
+    limit = quota.cpu_seconds_per_hour
+    if limit is None or seconds_last_hour < limit:
+        return None
+    message = (
+        f"your quota cpu_seconds_per_hour is used up: {seconds_last_hour:.0f} of {limit:g} seconds; "
+        "the session's processes were ended"
+    )
+    return Verdict(Reason("quota_exceeded", message), ends_instance=True)
+
+
+class CpuHour:
+    """The processor time of one user in the last hour, to the minute, by times that the caller gives."""
+
+    WINDOW_SECONDS = 3600.0
+    _MINUTE = 60.0
+
+    def __init__(self) -> None:
+        self._minutes: deque[tuple[float, float]] = deque()
+
+    def add(self, seconds: float, now: float) -> None:
+        """``seconds`` of processor time were taken just before ``now`` (monotonic seconds)."""
+        if seconds <= 0:
+            return
+        begin = now - now % self._MINUTE
+        if self._minutes and self._minutes[-1][0] == begin:
+            seconds += self._minutes.pop()[1]
+        self._minutes.append((begin, seconds))
+
+    def used(self, now: float) -> float:
+        """Seconds of processor time in the hour before ``now``."""
+        while self._minutes and now - self._minutes[0][0] >= self.WINDOW_SECONDS:
+            self._minutes.popleft()
+        return sum(seconds for _begin, seconds in self._minutes)

@@ -1,0 +1,115 @@
+"""What the processes of each instance take: one pass over ``/proc`` for all of them, in a thread.
+
+Memory that processes share is counted for each of them, so the figure errs
+to the strict side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Mapping
+
+from pool.launch.base import StopGraces
+from pool.launch.process_table import WatchedTree, watched_trees
+from pool.lifecycle.turn import TurnEvent
+from pool.model import InstanceState, Reason, UserId
+from pool.policy.consumption import CpuHour, Verdict, judge_cpu, judge_memory, judge_processes
+from pool.runtime.instance import Instance
+from pool.runtime.session import Session
+from pool.runtime.supervisor import Supervisor
+
+_log = logging.getLogger(__name__)
+_JUDGED = (InstanceState.READY, InstanceState.BUSY, InstanceState.DRAINING)
+_TERM_SECONDS = 1.0
+
+
+class Consumption:
+    """Holds instances to their user's memory, processes and processor time. ``trees``: of the last look."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self.trees: Mapping[str, WatchedTree] = {}
+        self._supervisor = supervisor
+        self._around = supervisor.around
+        self._cpu_before: dict[str, float] = {}
+        self._hours: defaultdict[UserId, CpuHour] = defaultdict(CpuHour)
+        self._looks_above: dict[str, int] = {}
+
+    def cpu_seconds(self, user_id: UserId) -> float:
+        """Processor time of all instances of a user in the last hour, as far as this server has seen it."""
+        hour = self._hours.get(user_id)
+        return hour.used(self._around.clock.monotonic()) if hour is not None else 0.0
+
+    async def look(self) -> None:
+        """Read ``/proc``, then judge every instance in one step."""
+        wanted = {
+            str(instance.id): identity for instance in self._judged() if (identity := _identity(instance))
+        }
+        keepers = self._around.launcher.supervisor_pids()
+        self.trees = await asyncio.to_thread(watched_trees, wanted, keepers) if wanted and keepers else {}
+        self._count_cpu()
+        for instance in self._judged():
+            tree = self.trees.get(instance.id)
+            verdict = self._judge(instance, tree) if tree is not None else None
+            if verdict is not None:
+                self._carry_out(self._supervisor.sessions[instance.key], instance, verdict)
+
+    def _judged(self) -> list[Instance]:
+        return [instance for instance in self._supervisor.live_instances() if instance.state in _JUDGED]
+
+    def _count_cpu(self) -> None:
+        now = self._around.clock.monotonic()
+        live = {str(instance.id): instance.key.user_id for instance in self._supervisor.live_instances()}
+        for instance_id, tree in self.trees.items():
+            # The first look at an instance of an earlier server counts nothing: nobody knows since when.
+            before = self._cpu_before.get(instance_id, tree.cpu_seconds)
+            if instance_id in live:
+                self._hours[live[instance_id]].add(tree.cpu_seconds - before, now)
+                self._cpu_before[instance_id] = max(before, tree.cpu_seconds)
+        for gone in self._cpu_before.keys() - live.keys():
+            del self._cpu_before[gone]
+        for user in [user for user, hour in self._hours.items() if not hour.used(now)]:
+            del self._hours[user]
+
+    def _judge(self, instance: Instance, tree: WatchedTree) -> Verdict | None:
+        user = instance.key.user_id
+        quota = self._around.config.quotas.for_user(user)
+        limit = quota.max_processes
+        if limit is not None and tree.processes > limit:
+            self._looks_above[instance.id] = self._looks_above.get(instance.id, 0) + 1
+        else:
+            self._looks_above.pop(instance.id, None)
+        return (
+            judge_memory(tree.rss_bytes, quota)
+            or judge_cpu(self.cpu_seconds(user), quota)
+            or judge_processes(tree.processes, self._looks_above.get(instance.id, 0), quota)
+        )
+
+    def _carry_out(self, session: Session, instance: Instance, verdict: Verdict) -> None:
+        ids = {"user": instance.key.user_id, "session": instance.key.session_id, "instance": instance.id}
+        if verdict.ends_instance:
+            self._looks_above.pop(instance.id, None)
+            _log.warning("instance ended for what it took", extra=ids | {"code": verdict.reason.code})
+            end_instance(session, instance, verdict.reason)
+        elif session.turns.open_turn is not None and not session.turns.open_turn.is_interrupting:
+            _log.warning("turn interrupted for what it took", extra=ids | {"code": verdict.reason.code})
+            session.turns.interrupt_open(verdict.reason)
+            session.log.flush()
+
+
+def end_instance(session: Session, instance: Instance, reason: Reason) -> None:
+    """End an instance at once: its open turns are lost for ``reason``; queued ones wait for the next."""
+    instance.told_to_stop(reason.message)
+    turns = session.turns
+    for turn in (turns.by_cli, turns.current):
+        if turn is not None:
+            turns.feed(turn, TurnEvent.INSTANCE_LOST, reason)
+    session.log.flush()
+    graces = StopGraces(end_of_input=0, term=min(_TERM_SECONDS, session.around.config.stop_grace_seconds))
+    session.around.tasks.start(instance.end(graces, reason.message), f"stop:{instance.id}")
+
+
+def _identity(instance: Instance) -> tuple[int, int] | None:
+    identity = instance.handle.identity if instance.handle is not None else None
+    return (identity.pid, identity.start_ticks) if identity is not None else None
