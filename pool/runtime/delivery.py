@@ -39,6 +39,8 @@ class Delivery:
         if instance is None or not is_ready or session.state is not SessionState.LIVE:
             return
         if session.turns.queued and not session.around.is_stopping:
+            if session.idleness.recycle():
+                return
             session.turns.dispatch_first(instance.id)
             instance.machine.feed(InstanceEvent.TURN_STARTED)
             instance.turns += 1

@@ -1,8 +1,13 @@
-"""When a session may rest: one timer a session, so that the cost does not grow with idle users."""
+"""When a session may rest: one timer a session, so that the cost does not grow with idle users.
+
+An instance rests when nobody used it for a while, and when it is old: then
+between two turns, never within one.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import TYPE_CHECKING
 
 from pool.launch.base import StopGraces
@@ -12,12 +17,13 @@ if TYPE_CHECKING:
 
 
 class Idleness:
-    """Parks one session after its idle timeout."""
+    """Parks one session after its idle timeout, and an old instance as soon as it has nothing to do."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self._timer: asyncio.TimerHandle | None = None
         self.since = session.around.clock.monotonic()
+        self._birth: tuple[str, float] | None = None
 
     def touch(self) -> None:
         """The user was here: the time begins anew."""
@@ -26,16 +32,21 @@ class Idleness:
 
     def watch(self) -> None:
         """Look again when the timeout is over; a timeout of 0 means never."""
-        self.stop()
-        timeout = self._session.around.config.idle_timeout_seconds
-        if self._session.instance is not None and timeout > 0:
-            self._timer = asyncio.get_running_loop().call_later(timeout, self._over)
+        self._arm(min(self._timeout(), max(0.0, self._life_left())))
 
     def rest(self) -> None:
         """There is nothing to do: the time runs, and whoever waits for a slot may have this one's."""
         self.watch()
         if self._session.is_idle:
             self._session.around.slots.look_again()
+
+    def recycle(self) -> bool:
+        """Park an old instance that has served somebody, so that what is queued goes to a new one."""
+        instance = self._session.instance
+        if instance is None or not instance.turns or instance.background or self._life_left() > 0:
+            return False
+        self.park("it was old")
+        return True
 
     def stop(self) -> None:
         """No timer any more."""
@@ -44,10 +55,31 @@ class Idleness:
             self._timer = None
 
     def _over(self) -> None:
-        if self._session.is_idle:
-            self.park("idle")
+        if not self._session.is_idle:
+            self._arm(self._timeout())  # not by its age: at the end of its work somebody looks again
+        elif self._life_left() <= 0:
+            self.park("it was old")
         else:
-            self.watch()
+            self.park("idle")
+
+    def _timeout(self) -> float:
+        return self._session.around.config.idle_timeout_seconds or math.inf
+
+    def _life_left(self) -> float:
+        """Seconds until the instance is too old; infinite when it never is."""
+        instance, around = self._session.instance, self._session.around
+        if instance is None or around.config.max_age_seconds <= 0:
+            return math.inf
+        if self._birth is None or self._birth[0] != instance.id:
+            # The wall clock is asked once, for an instance of an earlier server; from then on it may jump.
+            age = max(0.0, around.clock.wall() - instance.started_at)
+            self._birth = (instance.id, around.clock.monotonic() - age)
+        return self._birth[1] + around.config.max_age_seconds - around.clock.monotonic()
+
+    def _arm(self, seconds: float) -> None:
+        self.stop()
+        if self._session.instance is not None and seconds < math.inf:
+            self._timer = asyncio.get_running_loop().call_later(seconds, self._over)
 
     def park(self, reason: str) -> None:
         """Give the instance up; the conversation is kept. Nothing is dispatched to it from here on."""

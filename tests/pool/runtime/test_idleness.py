@@ -23,7 +23,7 @@ async def test_a_session_that_nobody_uses_is_parked_and_told_so(world: World) ->
 
 
 async def test_a_timeout_of_zero_means_never(world: World) -> None:
-    pool = await world.start(idle_timeout_seconds=0)
+    pool = await world.start(idle_timeout_seconds=0, max_age_seconds=0)
     await pool.get_or_create_instance("alice")
     assert session_of(pool).idleness._timer is None
 
