@@ -78,6 +78,7 @@ class PoolConfig:
     max_age_seconds: float = 86400
     start_timeout_seconds: float = 60
     turn_timeout_seconds: float = 3600
+    turn_stall_seconds: float = 600
     stop_grace_seconds: float = 5
     drain_timeout_seconds: float = 25
     orphan_lease_seconds: float = 300

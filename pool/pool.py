@@ -56,7 +56,7 @@ class ClaudeInstancePool(Dialogue, Evidence):
         self._admission = TurnAdmission(parts.surroundings)
         self._watches = Watches(self._supervisor, self._admission)
         self._helpers = HelperProcesses()
-        self._checks = Checks(parts.surroundings, self._watches.disk.check)
+        self._checks = Checks(parts.surroundings, self._watches.checks)
         self._conformance = Conformance(parts.surroundings, self._supervisor.features_changed)
         self._is_draining = False
         self._is_started = False

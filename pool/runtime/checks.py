@@ -12,9 +12,9 @@ from pool.runtime.surroundings import Surroundings
 class Checks:
     """Named checks: ``{"ok": bool, "detail": text}``."""
 
-    def __init__(self, surroundings: Surroundings, disk: Callable[[], dict[str, Any]]) -> None:
+    def __init__(self, surroundings: Surroundings, watched: Callable[[], dict[str, dict[str, Any]]]) -> None:
         self._around = surroundings
-        self._disk = disk
+        self._watched = watched
         self._database: dict[str, Any] = {"ok": True, "detail": "not asked yet"}
 
     def results(self) -> dict[str, dict[str, Any]]:
@@ -22,7 +22,7 @@ class Checks:
         return {
             "keeper": self._keeper(),
             "isolation": self._isolation(),
-            "disk": self._disk(),
+            **self._watched(),
             "database": self._database,
             "cli": dict(self._around.cli_check),
         }

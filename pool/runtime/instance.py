@@ -19,6 +19,7 @@ from pool.model import ExitStatus, InstanceId, InstanceState, SessionKey
 from pool.protocol.connection import CliConnection
 from pool.protocol.frames import ControlResponse
 from pool.protocol.framing import Line, LineFramer
+from pool.runtime.progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,6 +68,7 @@ class Instance:
         self.cli_state = "unknown"
         self.capabilities: Mapping[str, Any] = {}
         self.background: set[str] = set()
+        self.progress = Progress()
         self.stop_reason: str | None = None
         self.stop_asked_at: float | None = None
         self.graces: StopGraces | None = None

@@ -78,6 +78,7 @@ class Reader:
             self._too_long(instance)
         elif isinstance(frame, frames.Malformed):
             _log.warning("instance %s printed a line that is no frame: %s", instance.id, frame.reason)
+        instance.progress.saw(frame)
         meaning = self._meanings.get(type(frame))
         if meaning is not None:
             meaning(instance, frame)

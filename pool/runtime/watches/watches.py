@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pool.config import Quota
 from pool.errors import Refused
 from pool.model import UserId
@@ -12,6 +14,7 @@ from pool.runtime.watches.consumption import Consumption
 from pool.runtime.watches.disk import DiskReserve
 from pool.runtime.watches.rounds import Rounds
 from pool.runtime.watches.sizes import WorkspaceSizes
+from pool.runtime.watches.stalls import Stalls
 
 _DISK_SECONDS = 5.0
 _SIZES_SECONDS = 1.0
@@ -31,6 +34,7 @@ class Watches:
             around.clock,
         )
         self.consumption = Consumption(supervisor)
+        self.stalls = Stalls(supervisor)
         self._rounds = Rounds(around.tasks)
         admission.limits.append(self._refusal)
 
@@ -39,11 +43,20 @@ class Watches:
         await self.disk.look()
         self._rounds.start("disk", self.disk.look, _DISK_SECONDS, after_seconds=_DISK_SECONDS)
         self._rounds.start("workspace-sizes", self.sizes.look, _SIZES_SECONDS)
-        self._rounds.start("consumption", self.consumption.look, _INSTANCES_SECONDS)
+        self._rounds.start("instances", self.look_at_instances, _INSTANCES_SECONDS)
 
     async def aclose(self) -> None:
         """End every watch."""
         await self._rounds.aclose()
+
+    async def look_at_instances(self) -> None:
+        """One look at all processes, for what they take and for turns that hang."""
+        await self.consumption.look()
+        self.stalls.look(self.consumption.trees)
+
+    def checks(self) -> dict[str, dict[str, Any]]:
+        """What the health page tells of the watches."""
+        return {"disk": self.disk.check(), "turns": self.stalls.check()}
 
     def _refusal(self, user_id: UserId, quota: Quota) -> Refused | None:
         if (trouble := self.disk.refusal()) is not None:
