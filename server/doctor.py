@@ -104,16 +104,14 @@ def _sandbox(config: PoolConfig) -> Finding:
         mode, network, remedies = asyncio.run(look())
     except PoolError as error:
         return Finding("sandbox", False, error.message, "install bubblewrap, or set isolation.mode")
-    good = mode == "bwrap" and network != "open"
+    good = mode == "bwrap" and network != "open" and not remedies
     return Finding("sandbox", good, f"mode {mode}, network {network}", "; ".join(remedies), is_fatal=False)
 
 
 def _uid_mapping() -> Finding:
-    if os.geteuid() == 0:
-        return Finding("uid mapping", True, "root: a uid for each user can be had")
-    return Finding(
-        "uid mapping", False, "not root: all users share one uid", "run the keeper as root", is_fatal=False
-    )
+    who = "root" if os.geteuid() == 0 else f"uid {os.geteuid()}"
+    remedy = "run the service as a user of its own, which is not root" if who == "root" else ""
+    return Finding("uid mapping", not remedy, f"all users share {who}", remedy, is_fatal=False)
 
 
 def _user_namespaces() -> Finding:

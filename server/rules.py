@@ -44,7 +44,7 @@ def isolation_check(config: ServerConfig, isolation: tuple[str, str, Sequence[st
     if not config.multi_user:
         return {"ok": True, "detail": f"{detail}; one user", **in_force}
     if mode == "bwrap" and network != "open":
-        return {"ok": True, "detail": detail, **in_force}
+        return {"ok": True, "detail": "; ".join([detail, *remedies]), **in_force}
     remedy = "; ".join(remedies) or "see docs/configuration.md, isolation"
     by_name = config.isolation.mode != "auto" and config.isolation.network != "auto"
     if not is_loopback(config.server.host) and not by_name:
