@@ -57,6 +57,15 @@ class Slots:
         """How many wait."""
         return len(self._line)
 
+    def waiting_users(self) -> list[UserId]:
+        """Whose sessions stand in line, the first first."""
+        return [waiter.key.user_id for waiter in self._line]
+
+    def is_at_own_limit(self, user_id: UserId) -> bool:
+        """Has the user as many instances as they may have?"""
+        limit = self._quotas.for_user(user_id).max_instances
+        return limit is not None and sum(key.user_id == user_id for key in self.holders) >= limit
+
     def oldest_wait(self, now: float) -> float:
         """Seconds that the first in line has waited."""
         return now - self._line[0].since if self._line else 0.0

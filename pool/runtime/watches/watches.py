@@ -12,6 +12,7 @@ from pool.runtime.supervisor import Supervisor
 from pool.runtime.turn_admission import TurnAdmission
 from pool.runtime.watches.consumption import Consumption
 from pool.runtime.watches.disk import DiskReserve
+from pool.runtime.watches.holds import Holds
 from pool.runtime.watches.rounds import Rounds
 from pool.runtime.watches.sizes import WorkspaceSizes
 from pool.runtime.watches.stalls import Stalls
@@ -19,6 +20,7 @@ from pool.runtime.watches.stalls import Stalls
 _DISK_SECONDS = 5.0
 _SIZES_SECONDS = 1.0
 _INSTANCES_SECONDS = 2.0
+_APPROVALS_SECONDS = 2.0
 
 
 class Watches:
@@ -35,6 +37,7 @@ class Watches:
         )
         self.consumption = Consumption(supervisor)
         self.stalls = Stalls(supervisor)
+        self.holds = Holds(supervisor)
         self._rounds = Rounds(around.tasks)
         admission.limits.append(self._refusal)
 
@@ -44,6 +47,7 @@ class Watches:
         self._rounds.start("disk", self.disk.look, _DISK_SECONDS, after_seconds=_DISK_SECONDS)
         self._rounds.start("workspace-sizes", self.sizes.look, _SIZES_SECONDS)
         self._rounds.start("instances", self.look_at_instances, _INSTANCES_SECONDS)
+        self._rounds.start("approvals", self.holds.look, _APPROVALS_SECONDS)
 
     async def aclose(self) -> None:
         """End every watch."""
