@@ -91,6 +91,7 @@ class PoolConfig:
     delta_retention_seconds: float = 600
     delta_retention_bytes: int = 67108864
     viewer_budget_bytes: int = 262144
+    retention_days: float = 90
     max_line_bytes: int = 67108864
 
     quotas: QuotaBook = field(default_factory=QuotaBook)
@@ -116,6 +117,8 @@ class PoolConfig:
                 not isinstance(value, int | float) or value < 0
             ):
                 bad.append(f"{item.name} must be a number of at least 0")
+        if not self.retention_days > 0:
+            bad.append("retention_days must be above 0")
         return bad
 
     def _bad_choices(self) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import sys
@@ -17,6 +16,7 @@ from pool.keeper.gateway import socket_directory
 from pool.launch import sandbox
 from pool.launch.base import LaunchSpec
 from pool.launch.isolation import Isolation
+from pool.launch.leftovers import temporary_name
 
 
 class LocalRequests:
@@ -97,7 +97,7 @@ class LocalRequests:
     def _plain(
         self, spec: LaunchSpec, cli: Path, prefixes: Sequence[Path], model_dir: Path
     ) -> dict[str, Any]:
-        tmp_dir = self._config.data_dir / "tmp" / hashlib.sha256(spec.instance_id.encode()).hexdigest()[:12]
+        tmp_dir = self._config.data_dir / "tmp" / temporary_name(spec.instance_id)
         env = sandbox.plain_environment(
             spec.env,
             home=spec.home,

@@ -300,5 +300,10 @@ class Store(ABC):
         """The oldest durable event that is kept."""
 
     @abstractmethod
+    async def prune(self, before: float, turns_before: float | None = None) -> int:
+        """Delete history that ended before ``before`` (seconds since 1970), and turns with their
+        idempotency keys that ended before ``turns_before``; returns how many rows. In slices."""
+
+    @abstractmethod
     async def check(self) -> None:
         """Write and read something tiny; raises when the database does not work."""

@@ -132,9 +132,9 @@ class SqlStore(Store):
         entries = await self.read_events(key, limit=1)
         return entries[0].cursor if entries else None
 
-    async def prune(self, before: float) -> int:
-        """Delete history that ended before ``before``; see ``pool.store.purge.prune``."""
-        return await prune(self.database, before)
+    async def prune(self, before: float, turns_before: float | None = None) -> int:
+        """See ``Store.prune``."""
+        return await prune(self.database, before, turns_before)
 
     async def check(self) -> None:
         """See ``Store.check``."""

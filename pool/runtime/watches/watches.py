@@ -13,6 +13,7 @@ from pool.runtime.turn_admission import TurnAdmission
 from pool.runtime.watches.consumption import Consumption
 from pool.runtime.watches.disk import DiskReserve
 from pool.runtime.watches.holds import Holds
+from pool.runtime.watches.retention import Retention
 from pool.runtime.watches.rounds import Rounds
 from pool.runtime.watches.sizes import WorkspaceSizes
 from pool.runtime.watches.stalls import Stalls
@@ -21,6 +22,8 @@ _DISK_SECONDS = 5.0
 _SIZES_SECONDS = 1.0
 _INSTANCES_SECONDS = 2.0
 _APPROVALS_SECONDS = 2.0
+_RETENTION_SECONDS = 86400.0
+_FIRST_RETENTION_SECONDS = 300.0
 
 
 class Watches:
@@ -38,6 +41,7 @@ class Watches:
         self.consumption = Consumption(supervisor)
         self.stalls = Stalls(supervisor)
         self.holds = Holds(supervisor)
+        self.retention = Retention(around)
         self._rounds = Rounds(around.tasks)
         admission.limits.append(self._refusal)
 
@@ -48,6 +52,9 @@ class Watches:
         self._rounds.start("workspace-sizes", self.sizes.look, _SIZES_SECONDS)
         self._rounds.start("instances", self.look_at_instances, _INSTANCES_SECONDS)
         self._rounds.start("approvals", self.holds.look, _APPROVALS_SECONDS)
+        self._rounds.start(
+            "retention", self.retention.look, _RETENTION_SECONDS, after_seconds=_FIRST_RETENTION_SECONDS
+        )
 
     async def aclose(self) -> None:
         """End every watch."""
