@@ -27,6 +27,7 @@ from pool.store.base import AppendEvents, LogEntry, Operation, PatchInstance, Pa
 
 _log = logging.getLogger(__name__)
 _COMMIT_AFTER_BYTES = 1 << 20
+_SOON_SECONDS = 0.05
 _RETRY_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 
@@ -60,6 +61,8 @@ class SessionLog:
         self._done = 0
         self._committed_offset = position.offset
         self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_urgent = False
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
         self._is_closed = False
 
@@ -102,9 +105,9 @@ class SessionLog:
         return cursor
 
     def change(self, *operations: Operation) -> None:
-        """Store something that no viewer is told."""
+        """Store something that no viewer is told; soon, or with the next event of ours."""
         self._operations.extend(operations)
-        self._kick()
+        self._soon()
 
     def flush(self) -> None:
         """Publish what need not wait; called after each piece of output that was read."""
@@ -117,8 +120,10 @@ class SessionLog:
                 self._announce(waiting.before)
             items.append(waiting.item)
         self._publish(items)
-        if self._entries or self.position.offset - self._committed_offset > _COMMIT_AFTER_BYTES:
+        if self._offset_lags():
             self._kick()
+        elif self._entries:
+            self._soon()
 
     async def settled(self) -> None:
         """Wait until everything that was added so far is committed and published.
@@ -133,7 +138,8 @@ class SessionLog:
             raise StoreUnavailable("the server stops; nothing more is stored")
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.append((batch, waiter))
-        self._kick()
+        if is_pending:
+            self._kick()
         await waiter
 
     async def aclose(self) -> None:
@@ -144,6 +150,8 @@ class SessionLog:
         except TimeoutError:
             _log.error("the last events of session %s could not be committed in time", self.key)
         self._is_closed = True
+        if self._timer is not None:
+            self._timer.cancel()
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
@@ -159,13 +167,23 @@ class SessionLog:
         if items:
             self._channel.publish(items)
 
+    def _soon(self) -> None:
+        """What a crash would only make us read again need not be committed at once: a turn has dozens."""
+        if self._timer is None and self._task is None and not self._is_closed:
+            self._timer = asyncio.get_running_loop().call_later(_SOON_SECONDS, self._kick)
+
     def _kick(self) -> None:
+        self._is_urgent = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if self._task is None and not self._is_closed:
             self._task = asyncio.create_task(self._commit_all(), name=f"session-log:{self.key}")
 
     async def _commit_all(self) -> None:
         try:
-            while self._operations or self._entries or self._offset_lags():
+            while self._is_urgent or self._offset_lags():
+                self._is_urgent = False
                 operations, instance_id, offset = self._take()
                 with self.counters.commit.timed():
                     await self._commit(operations)
@@ -177,6 +195,8 @@ class SessionLog:
                 self._wake_waiters()
         finally:
             self._task = None
+        if self._operations or self._entries:
+            self._soon()
 
     def _offset_lags(self) -> bool:
         return self.position.offset - self._committed_offset > _COMMIT_AFTER_BYTES
