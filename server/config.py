@@ -188,6 +188,7 @@ class Pool(Section):
     spawn_concurrency: PositiveCount | None = None
     start_timeout_seconds: Seconds = 60
     turn_timeout_seconds: Seconds = 3600
+    turn_stall_seconds: Seconds = 600
     stop_grace_seconds: Seconds = 5
     drain_timeout_seconds: Seconds = 25
     orphan_lease_seconds: Seconds = 300
@@ -195,6 +196,7 @@ class Pool(Section):
     queue_length: Count = 100
     queue_timeout_seconds: Seconds = 120
     spool_max_bytes: Bytes = 536870912
+    disk_reserve_bytes: Bytes = 268435456
 
 
 class QuotaKeys(Section):

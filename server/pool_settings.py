@@ -16,6 +16,7 @@ _POOL_KEYS = (
     "max_age_seconds",
     "start_timeout_seconds",
     "turn_timeout_seconds",
+    "turn_stall_seconds",
     "stop_grace_seconds",
     "drain_timeout_seconds",
     "orphan_lease_seconds",
@@ -23,6 +24,7 @@ _POOL_KEYS = (
     "queue_length",
     "queue_timeout_seconds",
     "spool_max_bytes",
+    "disk_reserve_bytes",
 )
 _TOOL_RULES = ("allowed_commands", "denied_commands", "allowed_paths", "denied_paths")
 
@@ -39,6 +41,7 @@ def to_pool_config(config: ServerConfig, data_dir: Path, environ: Mapping[str, s
     return PoolConfig(
         data_dir=data_dir,
         storage_url=secret_text(config.storage.url),
+        retention_days=config.storage.retention_days,
         templates_dir=config.templates_dir,
         cli_path=config.cli.path,
         cli_extra_args=tuple(config.cli.extra_args),
@@ -89,7 +92,6 @@ def keys_not_in_effect(config: ServerConfig) -> list[str]:
         "isolation.egress_allow": bool(config.isolation.egress_allow),
         "isolation.uid_range": config.isolation.uid_range != blank.isolation.uid_range,
         "pool.warm_spares": config.pool.warm_spares > 0,
-        "storage.retention_days": config.storage.retention_days != blank.storage.retention_days,
+        "security.allowed_slash_commands": config.security.allowed_slash_commands is not None,
     }
-    checks["security.allowed_slash_commands"] = config.security.allowed_slash_commands is not None
     return [key for key, is_set in checks.items() if is_set]

@@ -202,6 +202,12 @@ storage: {url: "postgresql+psycopg://u:p@db/x"}
     assert (pool.max_instances, pool.spawn_gate, pool.drain_timeout_seconds) == (5, 3, 1.5)
     assert (pool.isolation_mode, pool.isolation_network) == ("none", "open")
     assert pool.storage_url == "postgresql+psycopg://u:p@db/x"
+    assert (pool.turn_stall_seconds, pool.disk_reserve_bytes, pool.retention_days) == (600, 268435456, 90)
+    file = write(
+        tmp_path, "storage: {retention_days: 7}\npool: {turn_stall_seconds: 0, disk_reserve_bytes: 1}\n"
+    )
+    pool = to_pool_config(load_config(file, {}), tmp_path, {})
+    assert (pool.turn_stall_seconds, pool.disk_reserve_bytes, pool.retention_days) == (0, 1, 7)
 
 
 def test_keys_without_an_effect_are_told(tmp_path: Path) -> None:
