@@ -21,7 +21,6 @@ import socket
 import stat
 import struct
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -149,7 +148,7 @@ simple(FILES, "read other programs' files in /tmp", lambda f: read(f.temporary))
 simple(FILES, "read other programs' files in /dev/shm", lambda f: read(f.shared))
 
 SYSTEM = "the system"
-simple(SYSTEM, "write the CLI's program", lambda _: writable(sys.argv[0]), depends=True)
+simple(SYSTEM, "write the CLI's program", lambda f: writable(f.cli), depends=True)
 simple(SYSTEM, "make a file in /usr/bin", lambda _: writable("/usr/bin/escape", os.O_CREAT))
 simple(SYSTEM, "make a file in /etc", lambda _: writable("/etc/escape", os.O_CREAT))
 simple(SYSTEM, "make a file in /", lambda _: writable("/escape", os.O_CREAT))
@@ -388,7 +387,8 @@ def main() -> None:
     """Try everything; one JSON object of words to outcomes."""
     with open("facts.json") as file:
         facts = Facts(json.load(file))
-    print(json.dumps({one.words: outcome(one, facts) for one in ATTEMPTS}), flush=True)
+    chosen = [one for one in ATTEMPTS if one.words not in facts.left_out]
+    print(json.dumps({one.words: outcome(one, facts) for one in chosen}), flush=True)
 
 
 if __name__ == "__main__":

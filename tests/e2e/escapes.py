@@ -23,6 +23,7 @@ from typing import Any
 from pool.config import PoolConfig
 from pool.keeper.gateway import socket_directory
 from pool.keeper.server import SOCKET_NAME
+from pool.launch import sandbox
 from pool.launch.base import LaunchSpec
 from pool.launch.local import LocalLauncher
 from pool.model import InstanceId, SessionId, SessionKey, UserId
@@ -115,13 +116,15 @@ async def _attack(launcher: LocalLauncher, config: PoolConfig, base: Path) -> Ou
     victim = await launcher.start(bob, echo)
     await echo.lines(1)
     assert victim.identity is not None
-    with _host_services(base) as services:
+    with host_services(base) as services:
         facts = {
             **planted,
             **services,
             "pid": victim.identity.pid,
             "keeper": next(iter(launcher.supervisor_pids())),
             "server": os.getpid(),
+            "cli": str(config.cli_path) if victim.isolation.startswith("none") else sandbox.CLI,
+            "left_out": [],
             "token": TOKEN,
             "key": KEY,
             "keeper_socket": str(base / "run" / SOCKET_NAME),
@@ -175,7 +178,7 @@ def _plant(data: Path, bob: LaunchSpec) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _host_services(base: Path) -> Iterator[dict[str, Any]]:
+def host_services(base: Path) -> Iterator[dict[str, Any]]:
     """Sockets, files and memory of other programs of the host, open to all."""
     temporary, shared = base / "open-file", Path(f"/dev/shm/cp-{os.getpid()}")
     name, path, key = f"cp-escape-{os.getpid()}", base / "open.sock", 0x4350_0000 | os.getpid() & 0xFFFF
