@@ -58,8 +58,8 @@ def test_root_can_run_every_column() -> None:
     assert (set(columns_here()) == set(COLUMNS)) == (os.geteuid() == 0)
 
 
-async def run_in_bash(viewer: Client, command: str) -> None:
-    """Have the CLI's Bash tool run a command, allowing whatever it asks."""
+async def run_in_bash(viewer: Client, command: str) -> str:
+    """Have the CLI's Bash tool run a command, allowing whatever it asks; the turn's outcome."""
     turn = await viewer.send(f"run `{command}`")
     answered: set[str] = set()
     async with asyncio.timeout(60):
@@ -69,7 +69,7 @@ async def run_in_bash(viewer: Client, command: str) -> None:
                     answered.add(ask["request_id"])
                     await viewer.put(type="permission", request_id=ask["request_id"], decision="allow")
             await asyncio.sleep(0.05)
-    assert ended == ["succeeded"]
+    return ended[0]
 
 
 async def facts_of(site: Site, token: str) -> dict[str, Any]:
@@ -118,10 +118,48 @@ async def test_the_real_clis_bash_tool_gets_no_further(short_dir: Path, real_cli
             with host_services(short_dir) as services:
                 facts = await facts_of(site, bob) | services
                 (workspace / "facts.json").write_text(json.dumps(facts))
-                await run_in_bash(attacker, "/usr/bin/python3 attempts.py > outcomes.json")
+                told = await run_in_bash(attacker, "/usr/bin/python3 attempts.py > outcomes.json")
+                assert told == "succeeded"
             outcomes = json.loads((workspace / "outcomes.json").read_text())
             assert len(outcomes) == len(ATTEMPTS) - len(OPEN_AS_ROOT)
             assert {words: told for words, told in outcomes.items() if not told.startswith("blocked")} == {}
             # and nobody is the worse for it
             assert (await victim.ended(await victim.send("say still here"), 60))["state"] == "succeeded"
             assert (await attacker.ended(await attacker.send("say still here"), 60))["state"] == "succeeded"
+
+
+BOMB = """
+import os, signal, time
+for number in range(1500):
+    try:
+        if os.fork() == 0:
+            signal.pause()
+    except OSError:
+        time.sleep(0.002)
+time.sleep(2)
+os.kill(0, signal.SIGKILL)
+"""
+
+
+@pytest.mark.real_cli
+@pytest.mark.timeout(180)
+@pytest.mark.skipif(not Path("/usr/bin/python3").exists(), reason="no Python that a sandbox has too")
+async def test_a_fork_bomb_of_one_user_leaves_the_other_working(short_dir: Path, real_cli: Path) -> None:
+    async with serving(short_dir, real_cli) as site:
+        alice, bob = await site.add_user("alice"), await site.add_user("bob")
+        async with client(site, alice) as bomber, client(site, bob) as other:
+            await bomber.subscribe()
+            await other.subscribe()
+            assert (await other.ended(await other.send("say hello"), 60))["state"] == "succeeded"
+            assert (await bomber.ended(await bomber.send("say hello"), 60))["state"] == "succeeded"
+            (site.data / "workspaces/alice/bomb.py").write_text(BOMB)
+            explosion = asyncio.create_task(run_in_bash(bomber, "/usr/bin/python3 bomb.py"), name="bomb")
+            while not explosion.done():
+                assert (await other.ended(await other.send("say still here"), 30))["state"] == "succeeded"
+            await explosion
+            # the kernel held it at the limit, or the server saw it and ended it
+            async with asyncio.timeout(60):
+                while (await bomber.ended(await bomber.send("say again"), 60))["state"] != "succeeded":
+                    await asyncio.sleep(0.5)
+            # the other's CLI is still its first one
+            assert other.cursors["default"].startswith("1.")
