@@ -123,8 +123,12 @@ async def process_is_reused(stage: Stage) -> None:
     say(f"   first turn {spent[0]:.0f} ms, later ones {min(spent[1:]):.0f} to {max(spent[1:]):.0f} ms")
 
 
+def sleeper() -> subprocess.Popen[bytes]:
+    return subprocess.Popen(["sleep", "60"])
+
+
 async def helpers_are_registered(stage: Stage) -> None:
-    child = subprocess.Popen(["sleep", "60"])
+    child = sleeper()
     try:
         stage.pool.register_process("alice", "default", pid=child.pid, kind="terminal")
         stats = stage.pool.get_instance_stats("alice")
@@ -235,9 +239,8 @@ async def play(config: PoolConfig) -> int:
         await pool.shutdown()
     left = [pid for pid in stage.seen if is_alive(pid)] + marked(instance_ids)
     spent = time.perf_counter() - begin
-    say(
-        f"   {'FAILED ' if left else 'ok '} {len(instance_ids)} instances, left in /proc: {left or 'none'}; {spent:.1f} s"
-    )
+    verdict = "FAILED " if left else "ok "
+    say(f"   {verdict} {len(instance_ids)} instances, left in /proc: {left or 'none'}; {spent:.1f} s")
     return 1 if failed or left else 0
 
 

@@ -5,13 +5,19 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pool import ClaudeInstancePool, errors
 from tests.pool.conftest import MakePool, Screen
 from tests.waiting import eventually
+
+
+def shows(screen: Screen, frames: list[dict[str, Any]]) -> bool:
+    return screen.frames[1:] == frames
 
 
 async def follow(pool: ClaudeInstancePool, user: str = "alice", cursor: str | None = None) -> Screen:
@@ -43,7 +49,7 @@ async def test_cursors_only_grow_and_a_later_viewer_sees_the_same(pool: ClaudeIn
     await eventually(lambda: late.frames[1:] == screen.frames[1:])
     for index in (3, 10, len(screen.frames) - 2):
         middle = await follow(pool, cursor=screen.frames[index]["cursor"])
-        await eventually(lambda m=middle, i=index: m.frames[1:] == screen.frames[i + 1 :])
+        await eventually(partial(shows, middle, screen.frames[index + 1 :]))
 
 
 async def test_turns_of_a_session_run_in_order_one_at_a_time(pool: ClaudeInstancePool) -> None:

@@ -24,6 +24,10 @@ def alive(pid: int | None) -> bool:
         return False
 
 
+def start_waiting() -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+
+
 async def test_an_instance_is_created_and_its_process_lives(pool: ClaudeInstancePool) -> None:
     instance = await pool.get_or_create_instance("alice")
     assert instance.user_id == "alice"
@@ -79,7 +83,7 @@ async def test_a_user_without_an_instance_has_no_statistics(pool: ClaudeInstance
 
 async def test_helper_processes_are_counted_and_forgotten(pool: ClaudeInstancePool) -> None:
     await pool.get_or_create_instance("alice")
-    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    child = start_waiting()
     try:
         pool.register_process("alice", "default", pid=child.pid, kind="terminal")
         stats = pool.get_instance_stats("alice")
@@ -104,15 +108,19 @@ async def test_a_strangers_process_cannot_be_registered(pool: ClaudeInstancePool
             pool.register_process("alice", "default", pid=pid, kind="terminal")
 
 
-async def test_an_instance_is_healthy_at_first_and_a_check_resets_failures(
-    pool: ClaudeInstancePool,
-) -> None:
+async def test_an_instance_is_healthy_at_first(pool: ClaudeInstancePool) -> None:
     instance = await pool.get_or_create_instance("alice")
     assert instance.is_healthy
-    instance._instance.failures = 2
-    assert not instance.is_healthy
-    assert await instance.health_check()
     assert instance.failures == 0
+
+
+async def test_a_health_check_resets_failures(pool: ClaudeInstancePool) -> None:
+    instance = await pool.get_or_create_instance("alice")
+    instance._instance.failures = 2
+    seen = [instance.is_healthy]
+    assert await instance.health_check()
+    seen.append(instance.is_healthy)
+    assert (seen, instance.failures) == ([False, True], 0)
 
 
 async def test_a_destroyed_instance_is_gone_and_unhealthy(pool: ClaudeInstancePool) -> None:
