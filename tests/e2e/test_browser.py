@@ -81,12 +81,13 @@ def shoot(page: Page, name: str) -> None:
 
 
 def write_a_file(chat: Chat, name: str, words: str) -> None:
+    before = chat.at("outcome").count()
     chat.send(f"create a file {name} with {words}")
     chat.settle()
     expect(chat.at("permission-card")).to_contain_text(name)
     shoot(chat.page, "approval")
     chat.at("permission-allow").click()
-    expect(chat.at("outcome").last).to_be_visible()
+    expect(chat.at("outcome")).to_have_count(before + 1)
     expect(chat.at("permission-card")).to_have_count(0)
 
 

@@ -29,7 +29,7 @@ Say = Callable[[str], str]
 Story = Callable[[Host, Say], list[Frame]]
 
 
-_CLOSING = ("stream_event/message_delta", "stream_event/message_stop")
+_LOOSE = ("stream_event/message_delta", "stream_event/message_stop", "command_lifecycle/queued")
 
 
 def is_event(frame: Frame) -> bool:
@@ -241,11 +241,12 @@ def timely(frames: list[Frame]) -> list[str]:
     """The kinds in order, without those that come when they happen to be due.
 
     A tool that may run side by side begins before its message's last two
-    stream events when those are late: they are looked at apart.
+    stream events when those are late, and a message is queued at any moment
+    of the turn before it: of those only that they came is looked at.
     """
     names = [name for name in kinds(frames) if name not in _UNTIMELY]
-    closing = [name for name in names if name in _CLOSING]
-    return [name for name in names if name not in _CLOSING] + closing
+    loose = sorted({name for name in names if name in _LOOSE})
+    return [name for name in names if name not in _LOOSE] + loose
 
 
 def compare(fake: Path, real: Path, home: Path, env: dict[str, str]) -> list[str]:

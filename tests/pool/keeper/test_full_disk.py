@@ -55,7 +55,9 @@ async def test_an_exit_waits_for_the_last_bytes_to_be_stored(tiny_spool: Path, r
     ballast = tiny_spool / "ballast"
     ballast.write_bytes(b"b" * 900_000)
     client = await rig.client()
-    _, collector = await start(client, "shim", "printer", python("import os\nos.write(1, b'e' * 300_000)"))
+    # It is seen before it ends: of a shorter life start and exit are told together, after the last bytes.
+    printer = python("import os, time\ntime.sleep(1)\nos.write(1, b'e' * 300_000)")
+    _, collector = await start(client, "shim", "printer", printer)
     await eventually(lambda: rig.nothing_left("printer"))
     # other instances are served meanwhile, and start
     attached, echo = await start(client, "shim", "echo", python(ECHO))
