@@ -99,11 +99,11 @@ def real_cli() -> Path:
 
 @pytest.fixture
 def eventually() -> Callable[..., Awaitable[Any]]:
-    """``await eventually(predicate, seconds=10)``; typed when imported from ``tests.waiting``."""
+    """``await eventually(predicate, seconds=30)``; typed when imported from ``tests.waiting``."""
     return waiting.eventually
 
 
 @pytest.fixture
 def eventually_sync() -> Callable[..., Any]:
-    """``eventually_sync(predicate, seconds=10)``, for tests without an event loop."""
+    """``eventually_sync(predicate, seconds=30)``, for tests without an event loop."""
     return waiting.eventually_sync

@@ -18,7 +18,7 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from tests.browser.fake_site import PASSWORD
 from tests.browser.steps import Chat
@@ -54,6 +54,7 @@ def _chromium() -> str:
 def chromium() -> Iterator[Browser]:
     """A Chromium without windows."""
     path = _chromium()
+    expect.set_options(timeout=20_000)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=list(_FLAGS))
         yield browser

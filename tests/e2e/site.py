@@ -243,7 +243,7 @@ class Client:
         """What was told of a turn."""
         return [frame["state"] for frame in self.of_type("turn") if frame["turn_id"] == turn_id]
 
-    async def ended(self, turn_id: str, seconds: float = 30) -> Frame:
+    async def ended(self, turn_id: str, seconds: float = 90) -> Frame:
         """The turn's ending."""
 
         def endings() -> list[Frame]:

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-_START_SECONDS = 50.0
+_START_SECONDS = 120.0
 
 
 def environment(**more: str) -> dict[str, str]:

@@ -34,7 +34,7 @@ async def say(browser: aiohttp.ClientSession, text: str, message_id: str) -> lis
     async with browser.ws_connect("/ws", max_msg_size=0) as socket:
         await socket.send_json({"type": "subscribe"})
         await socket.send_json({"type": "send", "content": text, "message_id": message_id})
-        async with asyncio.timeout(50):
+        async with asyncio.timeout(120):
             while True:
                 frame = await socket.receive_json()
                 frames.append(frame)

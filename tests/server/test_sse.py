@@ -115,7 +115,7 @@ async def test_revoking_cuts_a_client_that_does_not_read(site: Site) -> None:
             session.publish({"type": "event", "event": {"number": number, "text": "x" * 10_000}})
         await asyncio.sleep(0.1)
         await site.services.users.set_disabled("alice", True)
-        await eventually(lambda: not session.followers, 5)
+        await eventually(lambda: not session.followers)
 
 
 async def test_shutting_down_ends_the_stream(short_dir: Path) -> None:

@@ -52,12 +52,12 @@ class Sink:
 
     async def lines(self, count: int) -> list[Any]:
         """Wait for so many lines; all of them, parsed."""
-        await eventually(lambda: self.data.count(b"\n") >= count, 20)
+        await eventually(lambda: self.data.count(b"\n") >= count, 60)
         return [json.loads(line) for line in self.data.splitlines()]
 
     async def exit(self) -> ExitStatus:
         """Wait for the exit."""
-        await eventually(lambda: self.exits, 20, what="exit")
+        await eventually(lambda: self.exits, 60, what="exit")
         assert len(self.exits) == 1
         return self.exits[0][0]
 

