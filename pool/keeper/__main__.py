@@ -13,13 +13,20 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pool.keeper import wire
 from pool.keeper.log import Log
-from pool.keeper.program import HeldElsewhere, Program, Settings
+from pool.keeper.program import HeldElsewhere, Program, Settings, take_lock
+from pool.keeper.takeover import check, log_path, take_over
+from pool.keeper.upgrade import CHECK_OPTION, STATE_OPTION
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a keeper until it is told to leave; see the module for the exit codes."""
     options = _parse(arguments)
+    if options.check:
+        return check(_settings(options), options.state_fd)
+    if options.state_fd is not None:
+        return take_over(_settings(options), options.state_fd)
     if options.detach:
         return _detach(options)
     return _serve(options, None)
@@ -34,22 +41,36 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--segment", type=int, required=True, help="bytes of a spool segment")
     parser.add_argument("--gateway-command", type=json.loads, help="the gateway's program, a JSON list")
     parser.add_argument("--detach", action="store_true", help="return once the keeper listens")
+    parser.add_argument(
+        "--protocol-max",
+        type=int,
+        choices=range(wire.VERSION_MIN, wire.VERSION_MAX + 1),
+        default=wire.VERSION_MAX,
+        help="the highest version of the protocol to speak",
+    )
+    parser.add_argument(STATE_OPTION, type=int, dest="state_fd", help="take over from the image before")
+    parser.add_argument(CHECK_OPTION, action="store_true", help="only try whether that would work")
     return parser.parse_args(arguments)
 
 
-def _serve(options: argparse.Namespace, ready_fd: int | None) -> int:
-    settings = Settings(
+def _settings(options: argparse.Namespace) -> Settings:
+    return Settings(
         data_dir=options.data.absolute(),
         runtime_dir=options.runtime.absolute(),
         lease_seconds=options.lease,
         spool_max_bytes=options.spool_max,
         segment_bytes=options.segment,
         gateway_command=options.gateway_command,
+        version_max=options.protocol_max,
     )
+
+
+def _serve(options: argparse.Namespace, ready_fd: int | None) -> int:
+    settings = _settings(options)
     (settings.data_dir / "keeper").mkdir(mode=0o700, parents=True, exist_ok=True)
-    log = Log(settings.data_dir / "keeper" / "keeper.log")
+    log = Log(log_path(settings))
     try:
-        program = Program(settings, log)
+        program = Program(settings, log, take_lock(settings))
         program.open()
     except HeldElsewhere as error:
         return _fail(log, ready_fd, str(error), 3)

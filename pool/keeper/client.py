@@ -49,7 +49,10 @@ class Sink(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """What the keeper says first. ``instances`` are as ``list`` gives them."""
+    """What the keeper says first. ``instances`` are as ``list`` gives them.
+
+    ``code`` names the code that it runs, None below version 2 of the protocol.
+    """
 
     version: int
     epoch: int
@@ -57,6 +60,7 @@ class Hello:
     boot_id: str
     gateway_pid: int | None
     instances: Sequence[Mapping[str, Any]]
+    code: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,12 +131,14 @@ class KeeperClient(asyncio.Protocol):
             answer["boot_id"],
             answer["gateway_pid"],
             answer["instances"],
+            answer.get("code"),
         )
         return client
 
     async def raise_epoch(self, epoch: int) -> int:
         """Take a higher epoch on this connection; the epoch in force."""
-        answer = await self.request("hello", min=wire.VERSION_MIN, max=wire.VERSION_MAX, epoch=epoch)
+        version = wire.VERSION_MAX if self.hello is None else self.hello.version
+        answer = await self.request("hello", min=version, max=version, epoch=epoch)
         return int(answer["epoch"])
 
     @property

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pool.keeper import wire
+from pool.keeper.handover import Packer, State, Unpacker
 from pool.keeper.log import Log
 from pool.keeper.loop import READ, WRITE, Loop
 from pool.keeper.stream import Stream
@@ -33,6 +34,7 @@ class Connection:
         on_closed: Callable[[Connection], None],
     ) -> None:
         self.epoch: int | None = None
+        self.version = wire.VERSION_MIN
         self.streams: dict[int, Stream] = {}
         self._loop = loop
         self._socket = sock
@@ -49,6 +51,35 @@ class Connection:
         self.is_open = True
         sock.setblocking(False)
         loop.watch(sock.fileno(), READ, self._ready)
+
+    @property
+    def key(self) -> int:
+        """What names it in a hand-over: its descriptor, -1 when it is closed."""
+        return self._socket.fileno()
+
+    def to_state(self, packer: Packer) -> State:
+        """The socket, what came of a frame and what has not gone yet."""
+        return {
+            "fd": packer.descriptor(self._socket.fileno()),
+            "epoch": self.epoch,
+            "version": self.version,
+            "next_handle": self._next_handle,
+            "closing": self._is_closing,
+            "received": packer.data(self._decoder.rest),
+            "queue": packer.data(b"".join(self._queue)),
+            "streams": [stream.to_state() for stream in self.streams.values()],
+        }
+
+    def restore(self, state: State, unpacker: Unpacker) -> None:
+        """The way back but for the streams; the socket was given to the constructor."""
+        self.epoch, self.version = state["epoch"], state["version"]
+        self._next_handle = state["next_handle"]
+        self._decoder.feed(unpacker.data(state["received"]))
+        queue = unpacker.data(state["queue"])
+        if queue:
+            self.send(queue)
+        if state["closing"]:
+            self.finish()
 
     def next_handle(self) -> int:
         """A number for an instance attached on this connection."""
@@ -139,7 +170,7 @@ class Connection:
             self._consume(sent)
             if self._has_waiting_streams and self._queued <= _LOW_BYTES:
                 self._has_waiting_streams = False
-                self._pump_streams()
+                self.pump_streams()
         if self.is_open:
             self._loop.watch(self._socket.fileno(), READ | WRITE if self._queue else READ, self._ready)
             if self._is_closing and not self._queue:
@@ -158,7 +189,8 @@ class Connection:
             sent -= len(first)
             self._queue.popleft()
 
-    def _pump_streams(self) -> None:
+    def pump_streams(self) -> None:
+        """Let every stream send what it can, in turn."""
         for handle in list(self.streams):
             if self.is_full():
                 return

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from pool.keeper import procfs, wire
+from pool.keeper.handover import Packer, State
 from pool.keeper.instance import Instance
+from pool.keeper.intake import Done
 from pool.keeper.journal import Record
 from pool.keeper.spawn import BWRAP, SHIM
 from pool.keeper.spool import Spool
@@ -26,6 +27,32 @@ class Call(Protocol):
 
     def error(self, code: str, message: str, **details: Any) -> None:
         """It was not."""
+
+    def to_state(self) -> State:
+        """For a hand-over."""
+
+
+class Started(Protocol):
+    """Who asked for a start; called when it is known whether the CLI runs."""
+
+    def __call__(self, entry: Entry, has_run: bool) -> None:
+        """See ``Host.start``."""
+
+    def to_state(self) -> State:
+        """For a hand-over."""
+
+
+class Askers(Protocol):
+    """Finds again, after a hand-over, who waits for an answer."""
+
+    def call(self, state: State) -> Call:
+        """Of ``Call.to_state``."""
+
+    def started(self, state: State) -> Started:
+        """Of ``Started.to_state``."""
+
+    def done(self, state: State) -> Done:
+        """Of ``Done.to_state``."""
 
 
 class HostError(Exception):
@@ -45,9 +72,19 @@ class Entry:
     spool: Spool
     live: Instance | None = None
     stream: Stream | None = None
-    started: Callable[[Entry, bool], None] | None = None
+    started: Started | None = None
     stopped: list[Call] = field(default_factory=list)
     is_abandoned: bool = False
+
+    def to_state(self, packer: Packer) -> State:
+        """All but the stream, which is its connection's."""
+        return {
+            "record": asdict(self.record),
+            "live": None if self.live is None else self.live.to_state(packer),
+            "started": None if self.started is None else self.started.to_state(),
+            "stopped": [call.to_state() for call in self.stopped],
+            "abandoned": self.is_abandoned,
+        }
 
 
 def stderr_tail(entry: Entry) -> str:

@@ -4,32 +4,26 @@ Each instance has a directory of its own with one socket in it, which the
 sandbox binds as a directory. The keeper holds the listening descriptors, so
 that a connect made while no gateway runs waits in the backlog.
 
-Control protocol, over a SOCK_SEQPACKET pair whose other end the gateway
-inherits as ``--control-fd N``: one JSON object a message.
-``{"op": "listen", "instance": id, "labels": {…}}`` with the listening
-descriptor attached; ``{"op": "end", "instance": id}``. The gateway leaves at
-the end of file.
+A gateway is replaced by overlap: another one is started beside it and given
+all listeners; when it serves them, the old one accepts nothing more, lets its
+open calls finish and leaves. See ``gateway_process`` for the channel.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import shutil
-import signal
 import socket
-import subprocess
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from pool.keeper import procfs
+from pool.keeper.entry import Call, HostError
+from pool.keeper.gateway_process import GatewayChild, GatewayProcess, Listener
+from pool.keeper.handover import Packer, State, Unpacker
 from pool.keeper.log import Log
-from pool.keeper.loop import WRITE, Loop, Timer
-from pool.keeper.output import StderrTail
+from pool.keeper.loop import Loop, Timer
 from pool.keeper.reaper import Reaper
 
 SOCKET_NAME = "api.sock"
@@ -39,6 +33,7 @@ _FIRST_BACKOFF_SECONDS = 0.05
 _LAST_BACKOFF_SECONDS = 5.0
 _HEALTHY_SECONDS = 10.0
 _LEAVE_SECONDS = 5.0
+_READY_SECONDS = 30.0
 
 # proxies and certificates decide how the upstream is reached, the rest is what any program needs
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
@@ -52,13 +47,6 @@ GATEWAY_ENVIRONMENT = (
 def socket_directory(runtime_dir: Path, instance_id: str) -> Path:
     """Where the instance's model socket is: a short name, because a socket's path has 107 bytes at most."""
     return runtime_dir / "i" / hashlib.sha256(instance_id.encode()).hexdigest()[:12]
-
-
-@dataclass(slots=True)
-class _Listener:
-    directory: Path
-    labels: dict[str, str]
-    socket: socket.socket | None
 
 
 class Gateway:
@@ -87,11 +75,11 @@ class Gateway:
         self._reaper = reaper
         self._log = log
         self._on_state = on_state
-        self._listeners: dict[str, _Listener] = {}
-        self._control: socket.socket | None = None
-        self._outgoing: deque[tuple[bytes, str | None]] = deque()
-        self._stderr: StderrTail | None = None
-        self._process: procfs.ProcessRef | None = None
+        self._listeners: dict[str, Listener] = {}
+        self._serving: GatewayProcess | None = None
+        self._successor: GatewayProcess | None = None
+        self._draining: list[GatewayProcess] = []
+        self._replacing: Call | None = None
         self._backoff = _FIRST_BACKOFF_SECONDS
         self._started_at = 0.0
         self._restart: Timer | None = None
@@ -100,46 +88,68 @@ class Gateway:
     @property
     def pid(self) -> int | None:
         """The running gateway's pid."""
-        return None if self._process is None else self._process.pid
+        return None if self._serving is None else self._serving.pid
+
+    @property
+    def is_being_replaced(self) -> bool:
+        """Does a successor get ready?"""
+        return self._successor is not None
+
+    def to_state(self, packer: Packer) -> State:
+        """Listeners and gateways; not while one is being replaced."""
+        return {
+            "listeners": {name: one.to_state(packer) for name, one in self._listeners.items()},
+            "serving": None if self._serving is None else self._serving.to_state(packer),
+            "draining": [one.to_state(packer) for one in self._draining],
+            "backoff": self._backoff,
+            "started_at": self._started_at,
+        }
+
+    def restore(self, state: State, unpacker: Unpacker) -> None:
+        """The way back; a gateway that was to be started again is started at once."""
+        for name, one in state["listeners"].items():
+            self._listeners[name] = Listener.from_state(one, unpacker)
+        self._backoff, self._started_at = state["backoff"], state["started_at"]
+        if state["serving"] is not None:
+            self._serving = self._restored(state["serving"], unpacker)
+        else:
+            self._restart = self._loop.call_later(0, self.start)
+        self._draining = [self._restored(one, unpacker) for one in state["draining"]]
+
+    def _restored(self, state: State, unpacker: Unpacker) -> GatewayProcess:
+        process = self._process(GatewayChild.from_state(state, unpacker))
+        process.restore(state, unpacker)
+        return process
 
     def start(self) -> None:
         """Run the gateway, if there is a command for it."""
         if self._command is None or self._on_gone is not None:
             return
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setblocking(False)
-        stderr_read, stderr_write = os.pipe()
-        os.set_blocking(stderr_read, False)
         self._started_at = self._loop.now()
         try:
-            child = subprocess.Popen(
-                [*self._command, "--control-fd", str(theirs.fileno()), "--data", str(self._data_dir)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=stderr_write,
-                pass_fds=(theirs.fileno(),),
-                env=self._env,
-                cwd="/",
-                start_new_session=True,
-            )
+            self._serving = self._start(self._command)
         except OSError as error:
-            ours.close()
-            os.close(stderr_read)
             self._log.write("gateway_not_started", error=str(error))
             self._restart_later()
             return
-        finally:
-            theirs.close()
-            os.close(stderr_write)
-        child.returncode = 0  # the reaper collects it, Popen must not try
-        self._process = procfs.ProcessRef.open(child.pid)
-        self._control = ours
-        self._stderr = StderrTail(self._loop, stderr_read)
-        self._reaper.adopt(child.pid, self._exited)
-        self._log.write("gateway_started", gateway_pid=child.pid)
-        for instance_id in self._listeners:
-            self._tell_listen(instance_id)
-        self._on_state("up", child.pid)
+        self._on_state("up", self._serving.pid)
+
+    def replace(self, call: Call) -> None:
+        """Run another gateway in place of the one that runs; ``call`` is answered when it serves.
+
+        Raises ``HostError``.
+        """
+        if self._command is None or self._on_gone is not None or self._serving is None:
+            raise HostError("no_gateway", "no gateway runs here")
+        if self._successor is not None:
+            raise HostError("busy", "the gateway is being replaced")
+        try:
+            successor = self._start(self._command)
+        except OSError as error:
+            raise HostError("gateway_refused", str(error)) from error
+        self._successor, self._replacing = successor, call
+        successor.ask_report()
+        self._loop.call_later(_READY_SECONDS, lambda: self._is_late(successor))
 
     def open(self, instance_id: str, labels: Mapping[str, str]) -> Path:
         """Make the instance's directory and socket; the directory. Raises ``OSError``."""
@@ -157,8 +167,9 @@ class Gateway:
                 listening.close()
                 _remove_directory(directory)
                 raise
-        self._listeners[instance_id] = _Listener(directory, dict(labels), listening)
-        self._tell_listen(instance_id)
+        self._listeners[instance_id] = Listener(directory, dict(labels), listening)
+        for process in self._accepting():
+            process.tell_listen(instance_id)
         return directory
 
     def end(self, instance_id: str) -> None:
@@ -168,93 +179,104 @@ class Gateway:
             return
         if listener.socket is not None:
             listener.socket.close()
-            self._tell({"op": "end", "instance": instance_id}, None)
+            for process in self._accepting():
+                process.tell_end(instance_id)
         _remove_directory(listener.directory)
 
     def leave(self, on_gone: Callable[[], None]) -> None:
-        """End the gateway for good and then call ``on_gone``."""
+        """End every gateway for good and then call ``on_gone``."""
         self._on_gone = on_gone
         if self._restart is not None:
             self._restart.cancel()
         for instance_id in list(self._listeners):
             self.end(instance_id)
-        if self._process is None:
+        for process in self._all():
+            process.leave()
+        self._loop.call_later(_LEAVE_SECONDS, self._kill_all)
+        self._check_gone()
+
+    def _start(self, command: Sequence[str]) -> GatewayProcess:
+        process = self._process(GatewayChild.start(command, self._data_dir, self._env))
+        self._log.write("gateway_started", gateway_pid=process.pid)
+        process.tell_all()
+        return process
+
+    def _process(self, child: GatewayChild) -> GatewayProcess:
+        return GatewayProcess(
+            child,
+            self._listeners,
+            loop=self._loop,
+            reaper=self._reaper,
+            on_ready=self._is_ready,
+            on_exit=self._exited,
+        )
+
+    def _accepting(self) -> list[GatewayProcess]:
+        return [one for one in (self._serving, self._successor) if one is not None]
+
+    def _all(self) -> list[GatewayProcess]:
+        return [*self._accepting(), *self._draining]
+
+    def _kill_all(self) -> None:
+        for process in self._all():
+            process.kill()
+
+    def _check_gone(self) -> None:
+        if self._on_gone is not None and not self._all():
+            on_gone, self._on_gone = self._on_gone, _nothing
             on_gone()
+
+    def _is_ready(self, process: GatewayProcess) -> None:
+        call = self._replacing
+        if process is not self._successor or call is None:
             return
-        self._close_control()
-        self._loop.call_later(_LEAVE_SECONDS, self._kill)
+        former, self._serving = self._serving, process
+        self._successor = self._replacing = None
+        self._started_at, self._backoff = self._loop.now(), _FIRST_BACKOFF_SECONDS
+        if former is not None:
+            self._draining.append(former)
+            former.leave()
+        self._log.write("gateway_replaced", gateway_pid=process.pid, former=former and former.pid)
+        self._on_state("up", process.pid)
+        call.answer(gateway_pid=process.pid)
 
-    def _kill(self) -> None:
-        if self._process is not None:
-            self._process.signal(signal.SIGKILL)
+    def _is_late(self, process: GatewayProcess) -> None:
+        if process is self._successor:
+            process.kill()
 
-    def _exited(self, wait_status: int) -> None:
-        tail = ""
-        if self._stderr is not None:
-            self._stderr.close()
-            tail = self._stderr.text()[-4096:]
-            self._stderr = None
-        self._close_control()
-        if self._process is not None:
-            self._process.close()
-            self._process = None
-        self._log.write("gateway_exited", status=os.waitstatus_to_exitcode(wait_status), stderr=tail)
+    def _exited(self, process: GatewayProcess, wait_status: int) -> None:
+        code, tail = os.waitstatus_to_exitcode(wait_status), process.stderr_tail()
+        self._log.write("gateway_exited", gateway_pid=process.pid, status=code, stderr=tail)
+        if process is self._successor:
+            self._successor_failed(code, tail)
+        elif process is self._serving:
+            self._serving = None
+            if self._on_gone is None:
+                self._on_state("down", None)
+        else:
+            self._draining.remove(process)
         if self._on_gone is not None:
-            self._on_gone()
-            return
-        self._on_state("down", None)
-        self._restart_later()
+            self._check_gone()
+        elif self._serving is None and self._successor is None:
+            self._restart_later()
+
+    def _successor_failed(self, code: int, tail: str) -> None:
+        call, self._replacing, self._successor = self._replacing, None, None
+        if call is not None:
+            text = tail.strip() or f"it ended with {code} before it was ready"
+            call.error("gateway_refused", f"the new gateway does not serve: {text}")
 
     def _restart_later(self) -> None:
+        if self._restart is not None and self._restart.is_pending:
+            return
         if self._loop.now() - self._started_at > _HEALTHY_SECONDS:
             self._backoff = _FIRST_BACKOFF_SECONDS
         self._restart = self._loop.call_later(self._backoff, self.start)
         self._backoff = min(2 * self._backoff, _LAST_BACKOFF_SECONDS)
 
-    def _tell_listen(self, instance_id: str) -> None:
-        listener = self._listeners[instance_id]
-        if listener.socket is not None:
-            self._tell({"op": "listen", "instance": instance_id, "labels": listener.labels}, instance_id)
 
-    def _tell(self, message: dict[str, object], instance_id: str | None) -> None:
-        """Send a message, with the descriptor of ``instance_id`` if one is given."""
-        if self._control is not None:
-            self._outgoing.append((json.dumps(message).encode(), instance_id))
-            self._send(WRITE)
-
-    def _send(self, _mask: int) -> None:
-        control = self._control
-        if control is None:
-            return
-        while self._outgoing:
-            message, instance_id = self._outgoing[0]
-            try:
-                self._send_one(control, message, instance_id)
-            except BlockingIOError:
-                self._loop.watch(control.fileno(), WRITE, self._send)
-                return
-            except OSError:
-                # it is dying; its successor is told everything anew
-                self._close_control()
-                return
-            self._outgoing.popleft()
-        self._loop.unwatch(control.fileno())
-
-    def _send_one(self, control: socket.socket, message: bytes, instance_id: str | None) -> None:
-        if instance_id is None:
-            control.send(message)
-            return
-        listener = self._listeners.get(instance_id)
-        # ended before its turn came: there is nothing to listen on any more
-        if listener is not None and listener.socket is not None:
-            socket.send_fds(control, [message], [listener.socket.fileno()])
-
-    def _close_control(self) -> None:
-        self._outgoing.clear()
-        if self._control is not None:
-            self._loop.unwatch(self._control.fileno())
-            self._control.close()
-            self._control = None
+def _nothing() -> None:
+    pass
 
 
 def _remove_directory(directory: Path) -> None:

@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from pool.keeper import procfs
-from pool.keeper.entry import Call, Entry, HostError, exit_frame, intent
+from pool.keeper.entry import Askers, Call, Entry, HostError, Started, exit_frame, intent
 from pool.keeper.gateway import Gateway
+from pool.keeper.handover import Packer, State, Unpacker
 from pool.keeper.instance import Instance
 from pool.keeper.journal import Identity, Journal, Record
 from pool.keeper.ladder import Graces
 from pool.keeper.log import Log
 from pool.keeper.loop import Loop
 from pool.keeper.reaper import Reaper
-from pool.keeper.spawn import SpawnError, has_files_left, spawn
+from pool.keeper.spawn import Spawned, SpawnError, has_files_left, spawn, spawned_of
 from pool.keeper.spool import Spool
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", re.ASCII)
@@ -60,7 +61,7 @@ class Host:
         self._loop = loop
         self._reaper = reaper
         self._log = log
-        self._journal = journal
+        self._records = Records(journal, loop, log)
         self._on_event = on_event
         self._on_empty: Callable[[], None] | None = None
 
@@ -69,6 +70,29 @@ class Host:
         spool = Spool(self._spool_dir / record.instance, self._limits.segment_bytes)
         self.entries[record.instance] = Entry(record, spool)
 
+    def to_state(self, packer: Packer) -> State:
+        """All instances, living or not."""
+        return {
+            "entries": [entry.to_state(packer) for entry in self.entries.values()],
+            "unwritten": sorted(self._records.unwritten),
+        }
+
+    def restore(self, state: State, unpacker: Unpacker, askers: Askers) -> None:
+        """The way back but for the streams."""
+        for one in state["entries"]:
+            record = Record.from_dict(one["record"])
+            entry = Entry(record, Spool(self._spool_dir / record.instance, self._limits.segment_bytes))
+            self.entries[record.instance] = entry
+            entry.is_abandoned = one["abandoned"]
+            entry.started = None if one["started"] is None else askers.started(one["started"])
+            entry.stopped = [askers.call(call) for call in one["stopped"]]
+            if one["live"] is not None:
+                entry.live = self._instance(entry, spawned_of(one["live"], unpacker), one["live"])
+                entry.live.restore(one["live"], unpacker, askers.done)
+        for instance_id in state["unwritten"]:
+            if instance_id in self.entries:
+                self._records.write_later(self.entries[instance_id].record)
+
     def entry(self, instance_id: object) -> Entry:
         """The instance. Raises ``HostError`` when it is not known."""
         found = self.entries.get(instance_id) if isinstance(instance_id, str) else None
@@ -76,7 +100,7 @@ class Host:
             raise HostError("not_found", f"no instance {instance_id!r}")
         return found
 
-    def start(self, request: dict[str, Any], started: Callable[[Entry, bool], None]) -> None:
+    def start(self, request: dict[str, Any], started: Started) -> None:
         """Start an instance. ``started(entry, has_run)`` is called when it is known whether the CLI runs.
 
         It may have ended by then; ``has_run`` is False when it never ran, and
@@ -99,7 +123,7 @@ class Host:
             self._discard(entry)
             raise HostError("spawn_failed", str(error), step=step) from error
         if record.shell is not None:
-            self._store(entry)
+            self._records.write(record)
 
     def forget(self, instance_id: str) -> None:
         """Remove record and spool of an exited instance. Unknown: no effect.
@@ -159,7 +183,7 @@ class Host:
         entry = self.entries[instance.id]
         if instance.cli is not None:
             entry.record.cli = Identity(instance.cli.pid, instance.cli.start_ticks)
-        self._store(entry)
+        self._records.write(entry.record)
         self._log.write("instance_live", instance=instance.id, cli_pid=instance.cli and instance.cli.pid)
         started, entry.started = entry.started, None
         if started is not None:
@@ -189,17 +213,17 @@ class Host:
         self._log.write("instance_exited", instance=instance.id, code=record.code, signal=record.signal)
         entry.live = None
         self.gateway.end(instance.id)
-        self._remove_tree(record.tmp_dir)
+        remove_tree(record.tmp_dir, self._reaper, self._log)
         has_run = instance.has_run
-        if not has_run and instance.failure is not None:
-            record.stderr_tail = "\n".join(filter(None, [instance.failure[1], record.stderr_tail]))
+        if not has_run and instance.facts.failure is not None:
+            record.stderr_tail = "\n".join(filter(None, [instance.facts.failure[1], record.stderr_tail]))
         started, entry.started = entry.started, None
         if started is not None:
             started(entry, has_run)
         if entry.is_abandoned or not has_run:
             self._discard(entry)
         else:
-            self._store(entry)
+            self._records.write(record)
             if entry.stream is not None:
                 entry.stream.exited(lambda: exit_frame(entry))
         stopped, entry.stopped = entry.stopped, []
@@ -216,15 +240,14 @@ class Host:
         record = entry.record
         if not has_files_left():
             raise SpawnError("descriptors", "the keeper has no file descriptors left")
-        self._journal.write(record)
+        self._records.write_intent(record)
         directory = self._spool_dir / record.instance
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(mode=0o700)
         self.gateway.open(record.instance, record.labels)
         if record.tmp_dir is not None:
             os.makedirs(record.tmp_dir, mode=0o700)
-        mark = procfs.Mark(record.instance, self._site)
-        env = {**request["env"], **mark.environment()}
+        env = {**request["env"], **procfs.Mark(record.instance, self._site).environment()}
         files = {str(item["placeholder"]): item["path"] for item in request.get("open") or ()}
         spawned = spawn(
             record.wrapper,
@@ -237,8 +260,11 @@ class Host:
         shell = procfs.read_stat(spawned.pid)
         if shell is not None:
             record.shell = Identity(shell.pid, shell.start_ticks)
+        return self._instance(entry, spawned, None)
+
+    def _instance(self, entry: Entry, spawned: Spawned, state: State | None) -> Instance:
         return Instance(
-            mark,
+            procfs.Mark(entry.record.instance, self._site),
             spawned,
             entry.spool,
             spool_max_bytes=self._limits.spool_max_bytes,
@@ -246,44 +272,74 @@ class Host:
             reaper=self._reaper,
             log=self._log,
             listener=self,
+            state=state,
         )
 
     def _discard(self, entry: Entry) -> None:
         instance_id = entry.record.instance
         self.gateway.end(instance_id)
-        self._remove_tree(entry.record.tmp_dir)
+        remove_tree(entry.record.tmp_dir, self._reaper, self._log)
         entry.spool.remove()
-        with suppress(OSError):
-            self._journal.remove(instance_id)
+        self._records.remove(instance_id)
         self.entries.pop(instance_id, None)
 
-    def _store(self, entry: Entry) -> None:
-        """Write the record; on a full disk again later, since the intent is there already."""
-        if self.entries.get(entry.record.instance) is not entry:
-            return
-        try:
-            self._journal.write(entry.record)
-        except OSError as error:
-            self._log.write("journal_not_written", instance=entry.record.instance, error=str(error))
-            self._loop.call_later(_JOURNAL_RETRY_SECONDS, lambda: self._store(entry))
 
-    def _remove_tree(self, directory: str | None) -> None:
-        """Remove a private temporary directory; as a child, since it may hold very many files."""
-        if directory is None or not os.path.isdir(directory):
+class Records:
+    """The journal, and what a full disk has not taken of it yet."""
+
+    def __init__(self, journal: Journal, loop: Loop, log: Log) -> None:
+        self.unwritten: set[str] = set()
+        self._journal = journal
+        self._loop = loop
+        self._log = log
+        self._removed: set[str] = set()
+
+    def write_intent(self, record: Record) -> None:
+        """Write the record of an instance about to be started. Raises ``OSError``."""
+        self._removed.discard(record.instance)
+        self._journal.write(record)
+
+    def write(self, record: Record) -> None:
+        """Write the record; on a full disk again later, since the intent is there already."""
+        self.unwritten.discard(record.instance)
+        if record.instance in self._removed:
             return
         try:
-            child = subprocess.Popen(
-                ["rm", "-rf", "--one-file-system", "--", directory],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                cwd="/",
-            )
+            self._journal.write(record)
         except OSError as error:
-            self._log.write("temporary_directory_stays", directory=directory, error=str(error))
-            return
-        child.returncode = 0  # the reaper collects it, Popen must not try
-        self._reaper.adopt(child.pid, lambda _status: None)
+            self._log.write("journal_not_written", instance=record.instance, error=str(error))
+            self.write_later(record)
+
+    def write_later(self, record: Record) -> None:
+        """Write it in a second."""
+        self.unwritten.add(record.instance)
+        self._loop.call_later(_JOURNAL_RETRY_SECONDS, lambda: self.write(record))
+
+    def remove(self, instance_id: str) -> None:
+        """Forget the instance."""
+        if instance_id in self.unwritten:
+            self._removed.add(instance_id)
+        with suppress(OSError):
+            self._journal.remove(instance_id)
+
+
+def remove_tree(directory: str | None, reaper: Reaper, log: Log) -> None:
+    """Remove a private temporary directory; as a child, since it may hold very many files."""
+    if directory is None or not os.path.isdir(directory):
+        return
+    try:
+        child = subprocess.Popen(
+            ["rm", "-rf", "--one-file-system", "--", directory],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+        )
+    except OSError as error:
+        log.write("temporary_directory_stays", directory=directory, error=str(error))
+        return
+    child.returncode = 0  # the reaper collects it, Popen must not try
+    reaper.adopt_unheeded(child.pid)
 
 
 def _nothing() -> None:

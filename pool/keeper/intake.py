@@ -6,14 +6,24 @@ import os
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
+from pool.keeper.handover import Packer, State, Unpacker
 from pool.keeper.loop import WRITE, Loop
 
 BUFFER_BYTES = 128 * 1024 * 1024
 
 _WRITE_BYTES = 1024 * 1024
 
-Done = Callable[[str | None], None]
+
+class Done(Protocol):
+    """Who put a line; told once what became of it."""
+
+    def __call__(self, problem: str | None) -> None:
+        """See ``Intake``."""
+
+    def to_state(self) -> State:
+        """For a hand-over."""
 
 
 @dataclass(slots=True)
@@ -42,6 +52,26 @@ class Intake:
     def is_open(self) -> bool:
         """May lines still be put?"""
         return self._fd >= 0 and not self._closing
+
+    def to_state(self, packer: Packer) -> State:
+        """The pipe and the lines that are not in it yet, the first one perhaps in part."""
+        return {
+            "fd": packer.descriptor(self._fd),
+            "closing": self._closing,
+            "lines": [
+                {"data": packer.data(line.data), "written": line.written, "done": line.done.to_state()}
+                for line in self._lines
+            ],
+        }
+
+    def restore(self, state: State, unpacker: Unpacker, done_of: Callable[[State], Done]) -> None:
+        """The way back; ``fd`` was given to the constructor."""
+        self._closing = state["closing"]
+        for line in state["lines"]:
+            data = memoryview(unpacker.data(line["data"]))
+            self._lines.append(_Line(data, done_of(line["done"]), line["written"]))
+            self._bytes += len(data)
+        self._settle()
 
     def has_room(self, line: bytes) -> bool:
         """Is the buffer's bound kept with this line in it? One line always fits."""

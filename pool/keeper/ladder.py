@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from pool.keeper.handover import State
 from pool.keeper.loop import Loop, Timer
 
 
@@ -61,6 +62,24 @@ class Ladder:
             limit = self._loop.now() + graces.of(self._rung)
             if self._timer is not None and self._timer.when > limit:
                 self._wait_until(limit)
+
+    def to_state(self) -> State:
+        """Where it stands, and until when."""
+        waits = self._timer is not None and self._timer.is_pending
+        return {
+            "rung": self._rung,
+            "graces": [self._graces.end_of_input, self._graces.term, self._graces.kill],
+            "until": self._timer.when if self._timer is not None and waits else None,
+            "ended": self._ended,
+        }
+
+    def restore(self, state: State) -> None:
+        """The way back: the rung that is waited on is waited on."""
+        self._rung = state["rung"]
+        self._graces = Graces(*state["graces"])
+        self._ended = state["ended"]
+        if state["until"] is not None:
+            self._wait_until(state["until"])
 
     def cancel(self) -> None:
         """The instance is gone."""

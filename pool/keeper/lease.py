@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pool.keeper.handover import State
 from pool.keeper.loop import Loop, Timer
 
 # a keeper just started is given at least this long to be found by its server
@@ -27,6 +28,16 @@ class Lease:
         """No server is there any more."""
         self.cancel()
         self._timer = self._loop.call_later(self._seconds, self._on_expired)
+
+    def to_state(self) -> State:
+        """Until when, None while a server is attached."""
+        return {"until": None if self._timer is None else self._timer.when}
+
+    def restore(self, state: State) -> None:
+        """The way back: an upgrade makes no lease longer."""
+        self.cancel()
+        if state["until"] is not None:
+            self._timer = self._loop.call_at(state["until"], self._on_expired)
 
     def cancel(self) -> None:
         """Stop the clock."""

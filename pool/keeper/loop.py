@@ -81,9 +81,13 @@ class Loop:
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> Timer:
         """Call once, after at least ``seconds``."""
-        timer = Timer(self.now() + seconds, callback)
+        timer = Timer(self.now() + max(0.0, seconds), callback)
         heapq.heappush(self._timers, (timer.when, next(self._order), timer))
         return timer
+
+    def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
+        """Call once, not before ``when``."""
+        return self.call_later(when - self.now(), callback)
 
     def call_soon(self, callback: Callable[[], None]) -> None:
         """Call once, after the callbacks of this round."""
@@ -119,6 +123,10 @@ class Loop:
         self._epoll.close()
         self._wake_in.close()
         self._wake_out.close()
+
+    def take_signals(self) -> None:
+        """Act at once on the signals that have arrived; before an ``execve``, which would forget them."""
+        self._drain_signals(READ)
 
     def _timeout(self) -> float | None:
         if self._soon:

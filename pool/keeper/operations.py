@@ -7,39 +7,30 @@ from collections.abc import Callable
 from typing import Any
 
 from pool.keeper import wire
+from pool.keeper.answers import Call, Receipt, Starting, stream_to
 from pool.keeper.connection import Connection
-from pool.keeper.entry import Entry, HostError, describe, exit_frame, stderr_tail
+from pool.keeper.entry import HostError, describe, stderr_tail
 from pool.keeper.gate import BadLine, check_line
 from pool.keeper.host import Host
 from pool.keeper.ladder import Graces
-from pool.keeper.stream import Stream
 
 _READ_LIMIT_BYTES = 4 * 1024 * 1024
-
-
-class Call:
-    """One request; its answer goes nowhere when the server has gone meanwhile."""
-
-    def __init__(self, connection: Connection, request: Any) -> None:
-        self._connection = connection
-        self._request = request
-
-    def answer(self, **result: Any) -> None:
-        """It was done."""
-        if self._request is not None:
-            self._connection.send_json({"re": self._request, **result})
-
-    def error(self, code: str, message: str, **details: Any) -> None:
-        """It was not."""
-        self.answer(error=code, message=message, **details)
+# the version of the protocol that brought a request
+_SINCE = {"upgrade": 2, "replace_gateway": 2}
 
 
 class Operations:
     """What the attached server may ask, by name."""
 
-    def __init__(self, host: Host, on_shutdown: Callable[[Graces], None]) -> None:
+    def __init__(
+        self,
+        host: Host,
+        on_shutdown: Callable[[Graces], None],
+        on_upgrade: Callable[[Call, dict[str, Any]], None],
+    ) -> None:
         self._host = host
         self._on_shutdown = on_shutdown
+        self._on_upgrade = on_upgrade
         self._operations: dict[str, Callable[[Connection, Call, dict[str, Any]], None]] = {
             "start": self._start,
             "attach": self._attach,
@@ -54,22 +45,21 @@ class Operations:
             "list": self._list,
             "forget": self._forget,
             "shutdown": self._shutdown,
+            "upgrade": self._upgrade,
+            "replace_gateway": self._replace_gateway,
         }
 
     def run(self, connection: Connection, call: Call, request: dict[str, Any]) -> None:
         """Do one request. Raises ``HostError``."""
-        operation = self._operations.get(str(request.get("op")))
-        if operation is None:
+        name = str(request.get("op"))
+        operation = self._operations.get(name)
+        if operation is None or connection.version < _SINCE.get(name, wire.VERSION_MIN):
             raise HostError("bad_request", f"no operation {request.get('op')!r}")
         operation(connection, call, request)
 
     def input(self, connection: Connection, handle: int, sequence: int, line: bytes) -> None:
         """One line for an instance's stdin; answered when it is in the pipe, or not at all written."""
-
-        def done(problem: str | None) -> None:
-            answer: dict[str, Any] = {"event": "written", "handle": handle, "seq": sequence}
-            connection.send_json(answer if problem is None else {**answer, "error": problem})
-
+        done = Receipt(connection, handle, sequence)
         stream = connection.streams.get(handle)
         entry = None if stream is None else self._host.entries.get(stream.instance_id)
         if entry is None or entry.live is None:
@@ -78,8 +68,7 @@ class Operations:
         try:
             checked = check_line(line)
         except BadLine as error:
-            answer = {"event": "written", "handle": handle, "seq": sequence}
-            connection.send_json({**answer, "error": "bad_line", "message": str(error)})
+            done("bad_line", message=str(error))
             return
         if entry.live.intake.has_room(checked):
             entry.live.intake.put(checked, done)
@@ -87,40 +76,11 @@ class Operations:
             done("full")
 
     def _start(self, connection: Connection, call: Call, request: dict[str, Any]) -> None:
-        def started(entry: Entry, has_run: bool) -> None:
-            if not has_run:
-                record = entry.record
-                call.error(
-                    "spawn_failed",
-                    "the CLI could not be started",
-                    step="exec" if record.wrapper == "shim" else "sandbox",
-                    exit_code=record.code,
-                    signal=record.signal,
-                    stderr_tail=record.stderr_tail,
-                )
-            elif connection.is_open and connection.epoch is not None:
-                self._stream(connection, call, entry, 0, request)
-
-        self._host.start(request, started)
+        self._host.start(request, Starting(connection, call, _window_of(request)))
 
     def _attach(self, connection: Connection, call: Call, request: dict[str, Any]) -> None:
         entry = self._host.entry(request["instance"])
-        self._stream(connection, call, entry, int(request["offset"]), request)
-
-    def _stream(
-        self, connection: Connection, call: Call, entry: Entry, offset: int, request: dict[str, Any]
-    ) -> None:
-        if entry.stream is not None:
-            connection.streams.pop(entry.stream.handle, None)
-        window = int(request.get("window", wire.DEFAULT_WINDOW_BYTES))
-        handle = connection.next_handle()
-        stream = Stream(handle, entry.record.instance, entry.spool, connection, offset, window)
-        entry.stream = connection.streams[handle] = stream
-        call.answer(handle=handle, **describe(entry))
-        if entry.live is None:
-            stream.exited(lambda: exit_frame(entry))
-        else:
-            stream.pump()
+        stream_to(connection, call, entry, int(request["offset"]), _window_of(request))
 
     def _credit(self, connection: Connection, _call: Call, request: dict[str, Any]) -> None:
         stream = connection.streams.get(request["handle"])
@@ -174,6 +134,16 @@ class Operations:
     def _shutdown(self, _connection: Connection, call: Call, request: dict[str, Any]) -> None:
         call.answer()
         self._on_shutdown(graces_of(request))
+
+    def _upgrade(self, _connection: Connection, call: Call, request: dict[str, Any]) -> None:
+        self._on_upgrade(call, request)
+
+    def _replace_gateway(self, _connection: Connection, call: Call, _request: dict[str, Any]) -> None:
+        self._host.gateway.replace(call)
+
+
+def _window_of(request: dict[str, Any]) -> int:
+    return int(request.get("window", wire.DEFAULT_WINDOW_BYTES))
 
 
 def graces_of(request: dict[str, Any]) -> Graces:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+from pool.keeper.handover import Packer, State, Unpacker
 from pool.keeper.loop import READ, Loop, Timer
 from pool.keeper.spool import Spool
 
@@ -74,6 +75,28 @@ class OutputPipe:
         self._unwritten = b""
         self._end()
         return lost
+
+    def to_state(self, packer: Packer) -> State:
+        """The pipe, what the disk did not take, what was committed."""
+        return {
+            "fd": packer.descriptor(self._fd),
+            "unwritten": packer.data(self._unwritten),
+            "deadline": self._deadline,
+            "ended": self._ended,
+            "committed": self._committed,
+        }
+
+    def restore(self, state: State, unpacker: Unpacker) -> None:
+        """The way back; ``fd`` was given to the constructor."""
+        self._unwritten = unpacker.data(state["unwritten"])
+        self._deadline = state["deadline"]
+        self._ended = state["ended"]
+        self._committed = state["committed"]
+        if self._unwritten:
+            self._retry = self._loop.call_later(RETRY_SECONDS, self._store)
+        if self._deadline is not None and not self._ended:
+            self._loop.call_at(self._deadline, self._drain_deadline)
+        self._watch()
 
     def _watch(self) -> None:
         if self._fd < 0:
@@ -141,7 +164,7 @@ class StderrTail:
         self._tail = bytearray()
         self._window_end = 0.0
         self._window_bytes = 0
-        loop.watch(fd, READ, self._readable)
+        self._resume()
 
     def text(self) -> str:
         """What was kept, as text; from a line's beginning when something was cut off."""
@@ -149,6 +172,14 @@ class StderrTail:
         if len(self._tail) > STDERR_BYTES:
             kept = kept[kept.find(b"\n") + 1 :]
         return kept.decode(errors="replace")
+
+    def to_state(self, packer: Packer) -> State:
+        """The pipe and what was kept."""
+        return {"fd": packer.descriptor(self._fd), "tail": packer.data(self._tail)}
+
+    def restore(self, state: State, unpacker: Unpacker) -> None:
+        """The way back; ``fd`` was given to the constructor."""
+        self._tail[:] = unpacker.data(state["tail"])
 
     def close(self) -> None:
         """Take what is in the pipe and close it."""

@@ -13,9 +13,11 @@ import os
 import select
 import signal
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
+
+from pool.keeper.handover import Packer, State, Unpacker
 
 MARKER = "CLAUDE_POOL_INSTANCE"
 SITE_MARKER = "CLAUDE_POOL_SITE"
@@ -61,6 +63,9 @@ class Stat:
     def is_alive(self) -> bool:
         """Does it run or can it run again? A zombie cannot."""
         return self.state not in _DEAD_STATES
+
+
+_STAT_FIELDS = tuple(field.name for field in fields(Stat))
 
 
 @cache
@@ -189,6 +194,15 @@ class ProcessRef:
             os.close(fd)
             return None
         return cls(fd, stat)
+
+    def to_state(self, packer: Packer) -> State:
+        """The pidfd, and what was read of the process when it was opened."""
+        return {"fd": packer.descriptor(self.fd), **asdict(self.stat)}
+
+    @classmethod
+    def from_state(cls, state: State, unpacker: Unpacker) -> ProcessRef:
+        """The way back: the very process, whatever has its pid by now."""
+        return cls(unpacker.descriptor(state["fd"]), Stat(**{key: state[key] for key in _STAT_FIELDS}))
 
     @property
     def pid(self) -> int:

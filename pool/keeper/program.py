@@ -13,8 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pool.keeper import procfs
+from pool.keeper import procfs, wire
+from pool.keeper.code_version import code_version
+from pool.keeper.entry import Call, HostError
 from pool.keeper.gateway import Gateway
+from pool.keeper.handover import Packer, State, Unpacker
 from pool.keeper.host import Host, Limits
 from pool.keeper.journal import Journal
 from pool.keeper.ladder import Graces
@@ -24,7 +27,8 @@ from pool.keeper.loop import Loop
 from pool.keeper.reaper import Reaper, become_subreaper
 from pool.keeper.reconcile import reconcile
 from pool.keeper.server import SOCKET_NAME, Epochs, KeeperServer
-from pool.keeper.spawn import raise_file_limit
+from pool.keeper.spawn import file_limits, raise_file_limit
+from pool.keeper.upgrade import Upgrade
 
 _LOCK_WAIT_SECONDS = 30.0
 # after the last rung of the last ladder, how long the keeper still waits
@@ -45,15 +49,19 @@ class Settings:
     spool_max_bytes: int
     segment_bytes: int
     gateway_command: Sequence[str] | None
+    version_max: int = wire.VERSION_MAX
 
 
 class Program:
-    """One keeper: ``open`` makes it ready, ``run`` serves until the end and gives the exit code."""
+    """One keeper: ``open`` or ``restore`` makes it ready, ``run`` serves and gives the exit code.
 
-    def __init__(self, settings: Settings, log: Log) -> None:
+    ``lock_fd`` holds the lock of the data directory, see ``take_lock``.
+    """
+
+    def __init__(self, settings: Settings, log: Log, lock_fd: int) -> None:
         self._settings = settings
         self._log = log
-        self._lock_fd = take_lock(settings)
+        self._lock_fd = lock_fd
         self._exit_code = 0
         self._is_leaving = False
         self._loop = Loop(log)
@@ -80,6 +88,10 @@ class Program:
             gateway=gateway,
             on_event=self._event,
         )
+        self._lease = Lease(self._loop, settings.lease_seconds, self._lease_expired)
+        self._upgrade = Upgrade(
+            self._to_state, self._why_no_upgrade, loop=self._loop, reaper=self._reaper, log=log
+        )
         self._server: KeeperServer | None = None
 
     def open(self) -> None:
@@ -93,24 +105,37 @@ class Program:
         become_subreaper()
         for record in reconcile(self._journal, procfs.site_of(data_dir), self._log):
             self._host.remember(record)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.on_signal(number, self._terminated)
-        # not ignored: that would be handed down to every CLI
-        self._loop.on_signal(signal.SIGHUP, _nothing)
-        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-        self._server = KeeperServer(
-            self._settings.runtime_dir,
-            Epochs(data_dir / "keeper" / "epoch"),
-            loop=self._loop,
-            log=self._log,
-            host=self._host,
-            lease=Lease(self._loop, self._settings.lease_seconds, self._lease_expired),
-            on_shutdown=self.leave,
-        )
+        self._heed_signals()
+        self._server = self._make_server()
         self._host.gateway.start()
         self._server.open()
         note_runtime_dir(data_dir, self._settings.runtime_dir)
         self._log.write("keeper_listens", runtime=str(self._settings.runtime_dir))
+
+    def restore(self, unpacker: Unpacker) -> Call:
+        """Take over what the image before held; who is to be told. Raises ``HandoverError`` and others.
+
+        Nothing is read, written or signalled before ``run``.
+        """
+        state = unpacker.state
+        raise_file_limit(tuple(state["file_limits"]))
+        become_subreaper()
+        self._reaper.restore(state["reaper"])
+        self._host.gateway.restore(state["gateway"], unpacker)
+        self._server = self._make_server()
+        askers = self._server.restore(state["server"], unpacker)
+        self._host.restore(state["host"], unpacker, askers)
+        self._server.restore_streams(state["server"])
+        self._lease.restore(state["lease"])
+        self._heed_signals()
+        self._loop.call_soon(self._reaper.reap)
+        return askers.call(state["call"])
+
+    def restored(self, call: Call, unclaimed: Sequence[int]) -> None:
+        """Say that the take-over is done."""
+        code = code_version()
+        self._log.write("keeper_upgraded", code=code, descriptors_closed=list(unclaimed))
+        call.answer(pid=os.getpid(), code=code)
 
     def run(self) -> int:
         """Serve; the exit code."""
@@ -145,6 +170,45 @@ class Program:
             self._log.write("keeper_gives_up", instances=left)
             self._exit_code = 1
             self._all_ended()
+
+    def _make_server(self) -> KeeperServer:
+        return KeeperServer(
+            self._settings.runtime_dir,
+            Epochs(self._settings.data_dir / "keeper" / "epoch"),
+            loop=self._loop,
+            log=self._log,
+            host=self._host,
+            lease=self._lease,
+            on_shutdown=self.leave,
+            on_upgrade=self._upgrade.begin,
+            version_max=self._settings.version_max,
+        )
+
+    def _heed_signals(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.on_signal(number, self._terminated)
+        # not ignored: that would be handed down to every CLI
+        self._loop.on_signal(signal.SIGHUP, _nothing)
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+
+    def _to_state(self, packer: Packer, call: Call) -> State:
+        if self._server is None:
+            raise HostError("busy", "the keeper does not serve yet")
+        return {
+            "lock": packer.descriptor(self._lock_fd),
+            "file_limits": list(file_limits()),
+            "reaper": self._reaper.to_state(),
+            "gateway": self._host.gateway.to_state(packer),
+            "server": self._server.to_state(packer),
+            "host": self._host.to_state(packer),
+            "lease": self._lease.to_state(),
+            "call": call.to_state(),
+        }
+
+    def _why_no_upgrade(self) -> str | None:
+        if self._is_leaving:
+            return "the keeper is leaving"
+        return "the gateway is being replaced" if self._host.gateway.is_being_replaced else None
 
     def _terminated(self) -> None:
         self.leave(Graces() if not self._is_leaving else Graces(0, 0))

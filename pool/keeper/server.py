@@ -17,15 +17,19 @@ from pathlib import Path
 from typing import Any
 
 from pool.keeper import procfs, wire
+from pool.keeper.answers import Call, RestoredAskers
+from pool.keeper.code_version import code_version
 from pool.keeper.connection import Connection
-from pool.keeper.entry import HostError, describe
+from pool.keeper.entry import HostError, describe, exit_frame
+from pool.keeper.handover import Packer, State, Unpacker
 from pool.keeper.host import Host
 from pool.keeper.ladder import Graces
 from pool.keeper.lease import Lease
 from pool.keeper.log import Log
 from pool.keeper.loop import READ, Loop
-from pool.keeper.operations import Call, Operations
+from pool.keeper.operations import Operations
 from pool.keeper.spawn import has_files_left
+from pool.keeper.stream import Stream
 
 SOCKET_NAME = "keeper.sock"
 
@@ -68,6 +72,8 @@ class KeeperServer:
         host: Host,
         lease: Lease,
         on_shutdown: Callable[[Graces], None],
+        on_upgrade: Callable[[Call, dict[str, Any]], None],
+        version_max: int = wire.VERSION_MAX,
     ) -> None:
         self._path = runtime_dir / SOCKET_NAME
         self._epochs = epochs
@@ -75,10 +81,12 @@ class KeeperServer:
         self._log = log
         self._host = host
         self._lease = lease
-        self._on_shutdown = on_shutdown
+        self._version_max = version_max
+        self._code = code_version()
+        self._connections: set[Connection] = set()
         self._attached: Connection | None = None
         self._listener: socket.socket | None = None
-        self._operations = Operations(host, on_shutdown)
+        self._operations = Operations(host, on_shutdown, on_upgrade)
 
     def open(self) -> None:
         """Begin to listen; a stale socket of a dead keeper is replaced. Raises ``OSError``."""
@@ -89,6 +97,42 @@ class KeeperServer:
         self._listener.listen(_BACKLOG)
         self._listener.setblocking(False)
         self._loop.watch(self._listener.fileno(), READ, self._accept)
+
+    def to_state(self, packer: Packer) -> State:
+        """The listener and every connection."""
+        return {
+            "listener": -1 if self._listener is None else packer.descriptor(self._listener.fileno()),
+            "connections": [connection.to_state(packer) for connection in self._connections],
+            "attached": None if self._attached is None else self._attached.key,
+        }
+
+    def restore(self, state: State, unpacker: Unpacker) -> RestoredAskers:
+        """The way back but for the streams, which need the instances; who waits for an answer."""
+        self._listener = socket.socket(fileno=unpacker.descriptor(state["listener"]))
+        self._accept_again()
+        restored: dict[int, Connection] = {}
+        for one in state["connections"]:
+            connection = self._connection(socket.socket(fileno=unpacker.descriptor(one["fd"])))
+            connection.restore(one, unpacker)
+            restored[one["fd"]] = connection
+        if state["attached"] is not None:
+            self._attached = restored[state["attached"]]
+        return RestoredAskers(restored)
+
+    def restore_streams(self, state: State) -> None:
+        """The rest of the way back: what is due is sent once the loop runs."""
+        attached = self._attached
+        for one in state["connections"]:
+            if attached is not None and one["fd"] == attached.key:
+                for stream in one["streams"]:
+                    self._restore_stream(attached, stream)
+                self._loop.call_soon(attached.pump_streams)
+
+    def _restore_stream(self, connection: Connection, state: State) -> None:
+        entry = self._host.entries.get(state["instance"])
+        if entry is not None:
+            stream = Stream.from_state(state, entry.spool, connection, lambda: exit_frame(entry))
+            entry.stream = connection.streams[stream.handle] = stream
 
     def close_listener(self) -> None:
         """Take nobody in any more; the attached server stays."""
@@ -125,13 +169,19 @@ class KeeperServer:
             self._log.write("stranger_refused", uid=uid)
             sock.close()
             return
-        Connection(self._loop, sock, self._log, self._frame, self._closed)
+        self._connection(sock)
+
+    def _connection(self, sock: socket.socket) -> Connection:
+        connection = Connection(self._loop, sock, self._log, self._frame, self._closed)
+        self._connections.add(connection)
+        return connection
 
     def _accept_again(self) -> None:
         if self._listener is not None:
             self._loop.watch(self._listener.fileno(), READ, self._accept)
 
     def _closed(self, connection: Connection) -> None:
+        self._connections.discard(connection)
         if connection is self._attached:
             self._attached = None
             self._host.detach_streams()
@@ -163,19 +213,21 @@ class KeeperServer:
 
     def _hello(self, connection: Connection, call: Call, request: dict[str, Any]) -> None:
         low, high, epoch = int(request["min"]), int(request["max"]), int(request["epoch"])
-        version = min(high, wire.VERSION_MAX)
+        version = min(high, self._version_max)
         if version < max(low, wire.VERSION_MIN):
             raise HostError(
                 "version_mismatch",
-                f"the keeper speaks versions {wire.VERSION_MIN} to {wire.VERSION_MAX}",
+                f"the keeper speaks versions {wire.VERSION_MIN} to {self._version_max}",
                 min=wire.VERSION_MIN,
-                max=wire.VERSION_MAX,
+                max=self._version_max,
             )
         if not self._epochs.admit(epoch):
             raise HostError(
                 "stale_epoch", f"epoch {self._epochs.highest} has attached", epoch=self._epochs.highest
             )
+        connection.version = version
         self._take_over(connection, epoch)
+        since_2 = {"code": self._code} if version > 1 else {}
         call.answer(
             version=version,
             epoch=epoch,
@@ -183,6 +235,7 @@ class KeeperServer:
             boot_id=procfs.boot_id(),
             gateway_pid=self._host.gateway.pid,
             instances=[describe(entry) for entry in self._host.entries.values()],
+            **since_2,
         )
 
     def _take_over(self, connection: Connection, epoch: int) -> None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pool.keeper import procfs
+from pool.keeper.handover import Packer, State, Unpacker
 from pool.keeper.loop import READ, Loop, Timer
 
 BWRAP = "bwrap"
@@ -57,10 +58,41 @@ class Spawned:
     report: int
     lifeline: int
     prelude: str = ""
+    has_shim: bool = False
+
+    def to_state(self) -> State:
+        """The rest; the pipes go with those who hold them."""
+        return {"pid": self.pid, "prelude": self.prelude, "has_shim": self.has_shim}
 
 
-def raise_file_limit() -> None:
-    """Let the keeper itself open as many descriptors as the hard limit allows."""
+def spawned_of(state: State, unpacker: Unpacker) -> Spawned:
+    """What an ``Instance.to_state`` says of its wrapper and our ends of the pipes."""
+    rest = state["spawned"]
+    return Spawned(
+        pid=rest["pid"],
+        stdin=unpacker.descriptor(state["intake"]["fd"]),
+        stdout=unpacker.descriptor(state["output"]["fd"]),
+        stderr=unpacker.descriptor(state["stderr"]["fd"]),
+        report=unpacker.descriptor(state["report"]["fd"]),
+        lifeline=unpacker.descriptor(state["lifeline"]),
+        prelude=rest["prelude"],
+        has_shim=rest["has_shim"],
+    )
+
+
+def file_limits() -> tuple[int, int]:
+    """The limits of open files that instances get: those that the first keeper was started with."""
+    return _FILE_LIMITS
+
+
+def raise_file_limit(inherited: tuple[int, int] | None = None) -> None:
+    """Let the keeper itself open as many descriptors as the hard limit allows.
+
+    ``inherited`` are the ``file_limits`` of the image before, which had raised its own already.
+    """
+    global _FILE_LIMITS  # noqa: PLW0603 - a fact of the process, known only after a hand-over
+    if inherited is not None:
+        _FILE_LIMITS = inherited
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (_FILE_LIMITS[1], _FILE_LIMITS[1]))
 
@@ -123,7 +155,7 @@ def spawn(
             resource.prlimit(child.pid, resource.RLIMIT_NOFILE, _FILE_LIMITS)
         ours.pop_all()
         pipes = (stdin_write, stdout_read, stderr_read, report_read, lifeline_write)
-        return Spawned(child.pid, *pipes, prelude)
+        return Spawned(child.pid, *pipes, prelude, has_shim=wrapper == SHIM)
 
 
 def _pipe(ours: contextlib.ExitStack, theirs: contextlib.ExitStack, *, parent_reads: bool) -> tuple[int, int]:
@@ -200,7 +232,7 @@ class Identifier:
         self._loop = loop
         self._fd = spawned.report
         self._wrapper_pid = spawned.pid
-        self._is_bwrap = spawned.lifeline < 0
+        self._is_bwrap = not spawned.has_shim
         self._prelude = spawned.prelude
         self._on_init = on_init
         self._on_cli = on_cli
@@ -210,7 +242,23 @@ class Identifier:
         self._init: procfs.ProcessRef | None = None
         self._timer: Timer | None = None
         self._pause = _POLL_SECONDS
-        loop.watch(self._fd, READ, self._readable)
+        if self._fd >= 0:
+            loop.watch(self._fd, READ, self._readable)
+
+    def to_state(self, packer: Packer) -> State:
+        """The report as far as it was read, and whether the CLI is still looked for."""
+        return {
+            "fd": packer.descriptor(self._fd),
+            "text": packer.data(self._text),
+            "searching": self._timer is not None and self._timer.is_pending,
+        }
+
+    def restore(self, state: State, unpacker: Unpacker, init: procfs.ProcessRef | None) -> None:
+        """The way back; ``fd`` was given to the constructor."""
+        self._text = unpacker.data(state["text"])
+        self._init = init
+        if state["searching"]:
+            self._timer = self._loop.call_later(self._pause, self._find_cli)
 
     def close(self) -> None:
         """Read what is left and let go of the report descriptor."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from pool.keeper import wire
+from pool.keeper.handover import State
 from pool.keeper.spool import Spool
 
 _CHUNK_BYTES = 256 * 1024
@@ -45,6 +46,27 @@ class Stream:
         self._credit = window
         self._exit: Callable[[], bytes] | None = None
         self._has_ended = False
+
+    def to_state(self) -> State:
+        """What the server has, and whether it is still to be told of the exit."""
+        return {
+            "handle": self.handle,
+            "instance": self.instance_id,
+            "sent": self._sent,
+            "credit": self._credit,
+            "ended": self._has_ended,
+            "exit_due": self._exit is not None,
+        }
+
+    @classmethod
+    def from_state(
+        cls, state: State, spool: Spool, outlet: Outlet, exit_frame: Callable[[], bytes]
+    ) -> Stream:
+        """The way back; ``pump`` is to follow once everything else is there."""
+        stream = cls(state["handle"], state["instance"], spool, outlet, state["sent"], state["credit"])
+        stream._has_ended = state["ended"]
+        stream._exit = exit_frame if state["exit_due"] else None
+        return stream
 
     def grant(self, count: int) -> None:
         """The server consumed ``count`` bytes."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 
 from pool.keeper import procfs
+from pool.keeper.handover import Packer, State, Unpacker
 from pool.keeper.reaper import Reaper
 from pool.keeper.shim import CLEAN_EXITS as CLEAN_SHIM_EXITS
 
@@ -23,8 +24,24 @@ class Tree:
         self._wrapper = wrapper
         self.init: procfs.ProcessRef | None = None
         self.cli: procfs.ProcessRef | None = None
-        self._is_reaped = False
+        self.is_reaped = False
         self._is_clean = False
+
+    def to_state(self, packer: Packer) -> State:
+        """The processes, by their pidfds."""
+        refs = {"wrapper": self._wrapper, "init": self.init, "cli": self.cli}
+        return {
+            "refs": {name: ref.to_state(packer) for name, ref in refs.items() if ref is not None},
+            "reaped": self.is_reaped,
+            "clean": self._is_clean,
+        }
+
+    def restore(self, state: State, unpacker: Unpacker) -> None:
+        """The way back."""
+        refs = {name: procfs.ProcessRef.from_state(ref, unpacker) for name, ref in state["refs"].items()}
+        self._wrapper, self.init, self.cli = (refs.get(name) for name in ("wrapper", "init", "cli"))
+        self.is_reaped = state["reaped"]
+        self._is_clean = state["clean"]
 
     def kill(self, *, with_wrapper: bool) -> None:
         """Send KILL to everything that is left, to the wrapper only if told to.
@@ -43,12 +60,12 @@ class Tree:
 
     def wrapper_exited(self, exit_code: int) -> None:
         """The wrapper was reaped."""
-        self._is_reaped = True
+        self.is_reaped = True
         self._is_clean = exit_code in CLEAN_SHIM_EXITS
 
     def is_gone(self) -> bool:
         """Is nothing left?"""
-        if not self._is_reaped:
+        if not self.is_reaped:
             return False
         if self.init is not None:
             return self.init.is_dead
@@ -62,7 +79,7 @@ class Tree:
 
     def _survivors(self) -> list[procfs.Stat]:
         """Everything but the wrapper itself."""
-        if self._wrapper is not None and not self._is_reaped:
+        if self._wrapper is not None and not self.is_reaped:
             # all of it is below the wrapper, whatever it does
             return procfs.descendants([self._wrapper.pid])
         # the wrapper was killed: look at every process of the machine

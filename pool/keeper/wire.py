@@ -13,6 +13,9 @@ either the result's keys or ``"error": code`` with ``"message"``. A request
 without an id gets no answer. An event is ``{"event": name, …}``. The first
 request of a connection is ``hello`` with the range of versions that the
 server speaks.
+
+Version 2 added the requests ``upgrade`` and ``replace_gateway`` and the key
+``code`` of the hello.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ import struct
 from typing import Any
 
 VERSION_MIN = 1
-VERSION_MAX = 1
+VERSION_MAX = 2
 
 KIND_JSON = 1
 KIND_OUTPUT = 2
@@ -98,6 +101,11 @@ class Decoder:
     def __init__(self, max_frame_bytes: int = MAX_FRAME_BYTES) -> None:
         self._max = max_frame_bytes
         self._buffer = bytearray()
+
+    @property
+    def rest(self) -> bytes:
+        """What came and is no whole frame yet."""
+        return bytes(self._buffer)
 
     def feed(self, data: bytes) -> list[tuple[int, bytes]]:
         """Take bytes in, give the (kind, payload) pairs that are complete. Raises ``WireError``."""

@@ -96,14 +96,16 @@ class Rig:
         segment: int = 64 * 1024 * 1024,
         gateway: Sequence[str] | None = None,
         env: Mapping[str, str] | None = None,
+        program: Sequence[str] = ("-m", "pool.keeper"),
+        more: Sequence[str] = (),
     ) -> subprocess.Popen[bytes]:
         """Start a keeper in the foreground and wait until it listens."""
         options = ["--data", str(self.data), "--runtime", str(self.runtime), "--lease", str(lease)]
-        options += ["--spool-max", str(spool_max), "--segment", str(segment)]
+        options += ["--spool-max", str(spool_max), "--segment", str(segment), *more]
         if gateway is not None:
             options += ["--gateway-command", json.dumps(list(gateway))]
         process = subprocess.Popen(  # noqa: ASYNC220 - a test that waits for nothing else
-            [sys.executable, "-I", "-m", "pool.keeper", *options],
+            [sys.executable, "-I", *program, *options],
             stdin=subprocess.DEVNULL,
             env={**os.environ, **(env or {})},
         )

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pool.keeper import procfs
+from pool.keeper import procfs, wire
 from pool.keeper.client import KeeperClient, KeeperError
 from tests.pool.keeper.rig import ECHO, SLEEPER, Collector, Rig, gone, python, start
 from tests.procfs import is_alive, process_tree
@@ -288,12 +288,12 @@ async def test_hello_is_the_first_word_and_nonsense_ends_a_connection(rig: Rig) 
     with pytest.raises(KeeperError) as refusal:
         await rig.client(4, versions=(90, 99))
     assert refusal.value.code == "version_mismatch"
-    assert refusal.value.details["max"] == 1
+    assert refusal.value.details["max"] == wire.VERSION_MAX
     # a range that meets ours is enough, and the refused ones took nothing over
     assert (await client.request("list"))["instances"] == []
     newer = await rig.client(4, versions=(1, 7))
     assert newer.hello is not None
-    assert newer.hello.version == 1
+    assert newer.hello.version == wire.VERSION_MAX
 
 
 async def _raw(rig: Rig) -> Any:
