@@ -193,16 +193,41 @@ class TurnInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where a session stands in the line for an instance.
+
+    ``position`` 1 is served next, ``of`` is the length of the line.
+    ``estimate_seconds`` is how long it is likely to wait, None while nobody
+    can know. ``limit`` is what it waits for: a slot of the ``pool``, or one
+    of the user's ``own``, who has as many instances as they may have.
+    """
+
+    position: int
+    of: int
+    estimate_seconds: float | None
+    limit: str = "pool"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The ``queue`` of a ``session`` frame; an unknown estimate is left out."""
+        body: dict[str, Any] = {"position": self.position, "of": self.of, "limit": self.limit}
+        if self.estimate_seconds is not None:
+            body["estimate_seconds"] = round(self.estimate_seconds)
+        return body
+
+
+@dataclass(frozen=True, slots=True)
 class Accepted:
     """The first answer to a message; a repeated message gets the same one again.
 
-    ``position`` is the place in the session's queue; 0 runs next.
+    ``position`` is the place in the session's queue; 0 runs next. ``place``
+    is where the session stands in the line for an instance, if it does.
     """
 
     turn_id: TurnId
     message_id: str
     position: int
     repeated: bool = False
+    place: Place | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,6 +68,7 @@ def status_object(status: Mapping[str, Any], instances: Sequence[InstanceInfo]) 
     turn = status.get("turn")
     return {
         "state": status["state"],
+        "queue": status.get("queue"),
         "instance": instance_object(instances[0]) if instances else None,
         "turn": turn_object(turn) if isinstance(turn, TurnInfo) else turn,
         "queued": [turn_object(item) for item in status.get("queued", [])],

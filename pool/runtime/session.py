@@ -151,7 +151,7 @@ class Session:
         self.log.flush()
         await self.log.settled()
         await pause_point("accept.after_store")
-        return accepted
+        return replace(accepted, place=self.around.slots.place(self.key))
 
     def revive(self) -> None:
         """A new message resets what only a person may reset: a fault, an archive."""

@@ -10,13 +10,26 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pool.config import QuotaBook
 from pool.errors import PoolFull
-from pool.model import InstanceId, SessionKey, UserId
-from pool.policy.admission import Admission, AdmissionFacts, EvictFirst, Refuse, Run, admit
+from pool.model import InstanceId, Place, SessionKey, UserId
+from pool.policy.admission import (
+    Admission,
+    AdmissionFacts,
+    EvictFirst,
+    Refuse,
+    Run,
+    admit,
+    retry_after,
+)
 from pool.policy.eviction import InstanceFacts
+from pool.policy.line import FairLine, ServiceRate
+
+Tell = Callable[[Place], None]
+
+_TELL_SECONDS = 1.0
 
 
 @dataclass(slots=True, eq=False)
@@ -25,6 +38,25 @@ class _Waiter:
     may_wait: bool
     turn: asyncio.Future[None]
     since: float
+    tell: Tell | None
+    told: Place | None = None
+
+
+class _Look:
+    """What the pool is like during one pass over the line; who was passed has the first claim."""
+
+    def __init__(
+        self, holders: set[SessionKey], leaving: set[SessionKey], candidates: Sequence[InstanceFacts]
+    ) -> None:
+        self.live_by_user = Counter(holder.user_id for holder in holders)
+        self.leaving = leaving
+        self.candidates = candidates
+        self.claimed: Counter[UserId] = Counter()
+
+    def passes(self, user_id: UserId, limit: int | None) -> None:
+        """One of ``user_id`` waits before whoever comes next; who is at their own limit holds up nobody."""
+        if limit is None or self.live_by_user[user_id] + self.claimed[user_id] < limit:
+            self.claimed[user_id] += 1
 
 
 class Slots:
@@ -45,7 +77,11 @@ class Slots:
         self._max_instances = max_instances
         self._queue_length = queue_length
         self._queue_timeout_seconds = queue_timeout_seconds
-        self._line: list[_Waiter] = []
+        self._line: FairLine[_Waiter] = FairLine()
+        self._rate = ServiceRate()
+        self._teller: asyncio.TimerHandle | None = None
+
+    # --- facts -------------------------------------------------------------------------
 
     @property
     def limit(self) -> int:
@@ -63,37 +99,43 @@ class Slots:
 
     def is_at_own_limit(self, user_id: UserId) -> bool:
         """Has the user as many instances as they may have?"""
-        limit = self._quotas.for_user(user_id).max_instances
+        limit = self._user_limit(user_id)
         return limit is not None and sum(key.user_id == user_id for key in self.holders) >= limit
 
     def oldest_wait(self, now: float) -> float:
-        """Seconds that the first in line has waited."""
-        return now - self._line[0].since if self._line else 0.0
+        """Seconds that whoever waits longest has waited."""
+        return max((now - waiter.since for waiter in self._line), default=0.0)
+
+    def place(self, key: SessionKey) -> Place | None:
+        """Where ``key`` stands in line; None when it does not."""
+        return next((place for waiter, place in self._places() if waiter.key == key), None)
 
     def check(self, key: SessionKey, *, may_wait: bool) -> None:
-        """Raise what ``acquire`` would raise at once: ``QuotaExceeded`` or ``PoolFull``."""
+        """Raise what ``acquire`` would raise at once: ``QuotaExceeded``, ``QueueFull`` or ``PoolFull``."""
         if key not in self.holders:
-            decision = self._decide(key, self._line, len(self._line), may_wait)
+            decision = self._decide(key, self._look_past(self._line), may_wait=may_wait, is_in_line=False)
             if isinstance(decision, Refuse):
                 raise decision.error
 
     def has_room(self, key: SessionKey) -> bool:
         """Could ``key`` take a slot right now, evicting nobody, with nobody in line before it?"""
-        decision = self._decide(key, self._line, len(self._line), False)
+        decision = self._decide(key, self._look_past(self._line), may_wait=False, is_in_line=False)
         return key in self.holders or isinstance(decision, Run)
 
-    async def acquire(self, key: SessionKey, *, may_wait: bool) -> None:
-        """Take a slot for ``key``, waiting in line if need be.
+    # --- taking and giving back -----------------------------------------------------------
+
+    async def acquire(self, key: SessionKey, *, may_wait: bool, tell: Tell | None = None) -> None:
+        """Take a slot for ``key``, waiting in line if need be; ``tell`` hears the places meanwhile.
 
         Without ``may_wait`` a user at their own limit is refused at once; with
-        it an idle instance of theirs is parked for this one. Raises ``QuotaExceeded`` or ``PoolFull``.
+        it an idle instance of theirs is parked for this one. Raises
+        ``QuotaExceeded``, ``QueueFull`` or ``PoolFull``.
         """
         if key in self.holders:
             return
         loop = asyncio.get_running_loop()
-        waiter = _Waiter(key, may_wait, loop.create_future(), loop.time())
-        self._line.append(waiter)
-        self._serve(waiter)
+        waiter = _Waiter(key, may_wait, loop.create_future(), loop.time(), tell)
+        self._enter(waiter)
         try:
             async with asyncio.timeout(self._queue_timeout_seconds):
                 await waiter.turn
@@ -101,9 +143,7 @@ class Slots:
             if waiter.turn.done() and not waiter.turn.cancelled():
                 waiter.turn.result()  # decided in the very moment in which the time was over
                 return
-            raise PoolFull(
-                f"no instance became free within {self._queue_timeout_seconds:g} s", retry_after_seconds=10
-            ) from None
+            raise self._too_late(self.place(key)) from None
         except asyncio.CancelledError:
             if waiter.turn.done() and not waiter.turn.cancelled() and waiter.turn.exception() is None:
                 self.release(key)
@@ -122,55 +162,144 @@ class Slots:
 
     def look_again(self) -> None:
         """Something changed (a slot is free, an instance became idle): decide for everybody in line."""
-        for waiter in tuple(self._line):
-            self._serve(waiter)
+        if len(self._line):
+            look = self._look_past(())
+            for waiter in tuple(self._line):
+                look = self._serve(waiter, look)
+            self._tell_soon()
 
-    def _serve(self, waiter: _Waiter) -> None:
-        if waiter.turn.done():
+    # --- the line ----------------------------------------------------------------------------
+
+    def _enter(self, waiter: _Waiter) -> None:
+        """Decide at once, knowing the line; who waits gets a place and is told of it."""
+        user, now = waiter.key.user_id, waiter.since
+        look = self._look_past(self._line)
+        decision = self._decide(waiter.key, look, waiter.may_wait, is_in_line=False)
+        if isinstance(decision, Refuse):
+            waiter.turn.set_exception(decision.error)
             return
-        before = self._line[: self._line.index(waiter)]
-        decision = self._decide(waiter.key, before, len(self._line) - 1, waiter.may_wait)
+        self._line.join(user, waiter)
+        look.claimed.clear()
+        for other in tuple(self._line):
+            if other is waiter:
+                self._serve(waiter, look)
+                break
+            look.passes(other.key.user_id, self._user_limit(other.key.user_id))
+        self._rate.waiting(now, is_anybody=bool(len(self._line)))
+        if not waiter.turn.done():
+            self._tell_places(only=waiter)
+            self._tell_soon()
+
+    def _serve(self, waiter: _Waiter, look: _Look) -> _Look:
+        """Carry out what is decided for one in line; what the pool is like for the next one."""
+        user = waiter.key.user_id
+        decision = self._decide(waiter.key, look, waiter.may_wait, is_in_line=True)
         if isinstance(decision, Run):
             self.holders.add(waiter.key)
-            self._line.remove(waiter)
+            look.live_by_user[user] += 1
+            self._go(waiter, was_served=True)
             waiter.turn.set_result(None)
-        elif isinstance(decision, EvictFirst):
-            self.evict(decision.instance_id)
-        elif isinstance(decision, Refuse):
-            self._line.remove(waiter)
+            return look
+        if isinstance(decision, Refuse):
+            self._go(waiter, was_served=False)
             waiter.turn.set_exception(decision.error)
+            return look
+        if isinstance(decision, EvictFirst):
+            self.evict(decision.instance_id)
+            look.leaving, look.candidates = self.leaving(), self.candidates()
+        look.passes(user, self._user_limit(user))
+        return look
+
+    def _go(self, waiter: _Waiter, *, was_served: bool) -> None:
+        now = asyncio.get_running_loop().time()
+        if was_served:
+            self._rate.served(now)
+        self._line.leave(waiter.key.user_id, waiter, was_served=was_served)
+        self._rate.waiting(now, is_anybody=bool(len(self._line)))
 
     def _leave(self, waiter: _Waiter) -> None:
         if waiter in self._line:
-            self._line.remove(waiter)
+            self._go(waiter, was_served=False)
             self.look_again()
 
-    def _decide(self, key: SessionKey, before: Sequence[_Waiter], waiting: int, may_wait: bool) -> Admission:
-        leaving = self.leaving()
-        live_by_user = Counter(holder.user_id for holder in self.holders)
+    def _too_late(self, place: Place | None) -> PoolFull:
+        seconds = retry_after(place.estimate_seconds if place is not None else None)
+        return PoolFull(
+            f"no instance became free within {self._queue_timeout_seconds:g} s; "
+            f"try again in about {seconds:.0f} s",
+            retry_after_seconds=seconds,
+        )
+
+    # --- decisions -----------------------------------------------------------------------------
+
+    def _user_limit(self, user_id: UserId) -> int | None:
+        return self._quotas.for_user(user_id).max_instances
+
+    def _look_past(self, before: Sequence[_Waiter] | FairLine[_Waiter]) -> _Look:
+        look = _Look(self.holders, self.leaving(), self.candidates())
+        for waiter in before:
+            look.passes(waiter.key.user_id, self._user_limit(waiter.key.user_id))
+        return look
+
+    def _decide(self, key: SessionKey, look: _Look, may_wait: bool, *, is_in_line: bool) -> Admission:
+        user, me = key.user_id, int(is_in_line)
         return admit(
             AdmissionFacts(
-                user_id=key.user_id,
+                user_id=user,
                 live=len(self.holders),
                 limit=self._max_instances,
-                user_live=live_by_user[key.user_id],
-                user_limit=self._quotas.for_user(key.user_id).max_instances,
-                leaving=len(leaving),
-                user_leaving=sum(item.user_id == key.user_id for item in leaving),
-                ahead=self._ahead(before, live_by_user),
-                waiting=waiting,
+                user_live=look.live_by_user[user],
+                user_limit=self._user_limit(user),
+                leaving=len(look.leaving),
+                user_leaving=sum(item.user_id == user for item in look.leaving),
+                ahead=look.claimed.total(),
+                waiting=len(self._line) - me,
+                user_waiting=self._line.count(user) - me,
+                is_in_line=is_in_line,
+                next_service_seconds=self._rate.estimate_seconds(1, self._now()),
                 queue_length=self._queue_length,
-                live_instances=self.candidates(),
+                live_instances=look.candidates,
                 may_wait=may_wait,
             )
         )
 
-    def _ahead(self, before: Sequence[_Waiter], live_by_user: Counter[UserId]) -> int:
-        """How many of ``before`` could use a free slot; who is at a limit of their own holds up nobody."""
-        claimed: Counter[UserId] = Counter()
-        for waiter in before:
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
+
+    # --- places ----------------------------------------------------------------------------------
+
+    def _places(self) -> list[tuple[_Waiter, Place]]:
+        """Everybody in line. Who waits for an instance of their own has a place among their own only."""
+        live, own = Counter(holder.user_id for holder in self.holders), Counter[UserId]()
+        limits = {user: self._user_limit(user) for user in set(self.waiting_users())}
+        at_limit = {user: limit is not None and live[user] >= limit for user, limit in limits.items()}
+        others = sum(not at_limit[waiter.key.user_id] for waiter in self._line)
+        found, position, now = [], 0, self._now()
+        for waiter in self._line:
             user = waiter.key.user_id
-            limit = self._quotas.for_user(user).max_instances
-            if limit is None or live_by_user[user] + claimed[user] < limit:
-                claimed[user] += 1
-        return claimed.total()
+            if at_limit[user]:
+                own[user] += 1
+                place = Place(own[user], self._line.count(user), None, "own")
+            else:
+                position += 1
+                place = Place(position, others, self._rate.estimate_seconds(position, now))
+            found.append((waiter, place))
+        return found
+
+    def _tell_soon(self) -> None:
+        """Many changes of a second are one word."""
+        if self._teller is None and len(self._line):
+            loop = asyncio.get_running_loop()
+            self._teller = loop.call_later(_TELL_SECONDS, self._tell_places)
+
+    def _tell_places(self, only: _Waiter | None = None) -> None:
+        if only is None:
+            self._teller = None
+        for waiter, place in self._places():
+            is_news = waiter.told is None or replace(place, estimate_seconds=None) != replace(
+                waiter.told, estimate_seconds=None
+            )
+            if waiter.tell is not None and is_news and only in (None, waiter):
+                waiter.told = place
+                waiter.tell(place)

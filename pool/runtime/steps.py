@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pool.lifecycle.session import SessionCommand, SessionEvent
 from pool.lifecycle.turn import TurnEvent
-from pool.model import Reason, SessionState
+from pool.model import Place, Reason, SessionState
 from pool.runtime import edges
 from pool.store.base import PatchSession
 
@@ -37,6 +37,16 @@ class Steps:
             session.log.own(body, [PatchSession(session.key, {"state": session.state})])
         for command in commands:
             self._carry_out(command, reason)
+
+    def tell_waking(self, place: Place | None) -> None:
+        """Tell viewers where the session stands in line; None: in none any more, its instance starts."""
+        session = self._session
+        if session.state is SessionState.WAKING:
+            body: dict[str, Any] = {"type": "session", "state": session.state.value}
+            if place is not None:
+                body["queue"] = place.as_dict()
+            session.log.own(body)
+            session.log.flush()
 
     def _carry_out(self, command: SessionCommand, reason: Reason | None) -> None:
         session = self._session

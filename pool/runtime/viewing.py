@@ -92,11 +92,13 @@ class Viewing:
 
     @counts_refusals
     async def status(self, user_id: str, session_id: str) -> dict[str, Any]:
-        """State, open turn, queue, open approvals and usage of a session."""
+        """State, place in line, open turn, queued turns, open approvals and usage of a session."""
         session = await self._get(user_id, session_id)
         turn = session.turns.open_turn
+        place = session.around.slots.place(session.key)
         return {
             "state": session.state.value,
+            "queue": place.as_dict() if place is not None else None,
             "turn": turn.info() if turn is not None else None,
             "queued": [queued.info() for queued in session.turns.queued],
             "pending_permissions": session.approvals.open(),
@@ -145,6 +147,9 @@ class Viewing:
 def _subscribed_frame(session: Session, cursor: Cursor) -> bytes:
     turn = session.turns.open_turn
     body: dict[str, Any] = {"type": "subscribed", "cursor": str(cursor), "state": session.state.value}
+    place = session.around.slots.place(session.key)
+    if place is not None:
+        body["queue"] = place.as_dict()
     if turn is not None:
         info = turn.info()
         body["turn"] = {"turn_id": info.turn_id, "state": _public_state(info.state), "origin": info.origin}

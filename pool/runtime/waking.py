@@ -16,7 +16,7 @@ from pool.errors import Conflict, InstanceGone, KeeperUnavailable, LaunchFailed,
 from pool.launch.base import LaunchSpec, StopGraces
 from pool.lifecycle.instance import InstanceEvent
 from pool.lifecycle.session import SessionEvent
-from pool.model import ExitStatus, InstanceId, InstanceState, Reason, SessionState
+from pool.model import ExitStatus, InstanceId, InstanceState, Place, Reason, SessionState
 from pool.runtime import edges
 from pool.runtime.instance import Instance
 from pool.runtime.launching import launch_spec
@@ -38,6 +38,7 @@ class Waking:
         self._task: asyncio.Task[Instance] | None = None
         self._may_wait = True
         self._was_told_to_stop = False
+        self._was_told_place = False
 
     @property
     def is_under_way(self) -> bool:
@@ -137,9 +138,18 @@ class Waking:
         try:
             if session.instance is not None:
                 await self._gone(session.instance)
-            await session.around.slots.acquire(session.key, may_wait=may_wait)
+            try:
+                await session.around.slots.acquire(session.key, may_wait=may_wait, tell=self._tell_place)
+            finally:
+                was_told, self._was_told_place = self._was_told_place, False
+            if was_told:  # it stands in no line any more
+                session.steps.tell_waking(None)
         except Refused as error:
             raise _NoSlot(error) from error
+
+    def _tell_place(self, place: Place) -> None:
+        self._was_told_place = True
+        self._session.steps.tell_waking(place)
 
     @staticmethod
     async def _gone(instance: Instance) -> None:

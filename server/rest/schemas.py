@@ -101,13 +101,29 @@ class Message(Schema):
     literal: bool = False
 
 
+class Place(BaseModel):
+    """Where a session stands in the line for an instance; 1 is served next.
+
+    ``limit``: it waits for a slot of the ``pool``, or for one of the user's ``own``.
+    """
+
+    position: int
+    of: int
+    limit: Literal["pool", "own"]
+    estimate_seconds: int | None = None
+
+
 class Queued(BaseModel):
-    """The message is stored and queued; position 0 runs next."""
+    """The message is stored and queued; position 0 runs next.
+
+    ``queue`` is there when the session waits in line for an instance.
+    """
 
     turn_id: str
     message_id: str
     state: Literal["queued"]
     position: int
+    queue: Place | None = None
 
 
 class HistoryQuery(Schema):
@@ -127,9 +143,10 @@ class History(BaseModel):
 
 
 class Status(BaseModel):
-    """How a session stands."""
+    """How a session stands; ``queue`` while it waits in line for an instance."""
 
     state: str
+    queue: Place | None = None
     instance: Instance | None
     turn: dict[str, Any] | None
     queued: list[dict[str, Any]]

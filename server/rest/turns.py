@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
+from typing import Any
 
 from aiohttp import web
 
@@ -30,12 +31,14 @@ async def send_message(request: web.Request) -> web.Response:
         message_id=key or str(uuid.uuid4()),
         literal=body.literal,
     )
-    answer = {
+    answer: dict[str, Any] = {
         "turn_id": accepted.turn_id,
         "message_id": accepted.message_id,
         "state": "queued",
         "position": accepted.position,
     }
+    if accepted.place is not None:
+        answer["queue"] = accepted.place.as_dict()
     return json_response(answer, status=202)
 
 

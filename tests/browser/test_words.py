@@ -32,6 +32,35 @@ def test_health_becomes_banners(core: Core) -> None:
     assert seen == [[], [], [], ["isolation", "draining", "demo"]]
 
 
+def test_a_wait_in_line_is_told_with_place_and_estimate(core: Core) -> None:
+    seen = core(
+        """const { activityWords } = await load('core/wording.js');
+        const { newModel } = await load('core/model.js');
+        const { fold } = await load('core/fold.js');
+        const model = {...newModel('s'), pending: [{messageId: 'm', state: 'queued'}]};
+        const told = [];
+        let number = 0;
+        for (const more of [{}, {queue: {position: 3, of: 7, limit: 'pool'}},
+            {queue: {position: 2, of: 7, limit: 'pool', estimate_seconds: 20}},
+            {queue: {position: 9, of: 9, limit: 'pool', estimate_seconds: 150}},
+            {queue: {position: 1, of: 1, limit: 'own'}}, {}, {state: 'live'}]) {
+            const at = {session_id: 's', cursor: `1.0.${++number}`};
+            fold(model, {type: 'session', ...at, state: 'waking', ...more});
+            told.push(activityWords(model));
+        }
+        return told;"""
+    )
+    assert seen == [
+        "Waking up…",
+        "In line: place 3 of 7",
+        "In line: place 2 of 7, about 20 s",
+        "In line: place 9 of 9, about 3 min",
+        "In line: it starts when another of your sessions is done",
+        "Waking up…",
+        "Waiting for its turn…",
+    ]
+
+
 def test_to_dos_follow_both_kinds_of_tools(core: Core) -> None:
     seen = core(
         """const { todosOf } = await load('core/todos.js');

@@ -87,6 +87,7 @@ export function isBusy(model) {
 const STEPS = {
   subscribed(model, frame) {
     setSessionState(model, frame.state);
+    model.queue = frame.queue ?? null;
     const listed = new Map((frame.pending_permissions ?? []).map((ask) => [ask.request_id, ask]));
     for (const id of model.approvals.keys()) if (!listed.has(id)) model.approvals.delete(id);
     for (const ask of listed.values()) addApproval(model, ask);
@@ -125,6 +126,7 @@ const STEPS = {
 
   session(model, frame) {
     setSessionState(model, frame.state);
+    model.queue = frame.queue ?? null;
     model.reason = frame.reason ?? null;
     if (frame.model !== undefined) model.model = frame.model;
     if (frame.permission_mode) model.mode = frame.permission_mode;

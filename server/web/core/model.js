@@ -18,6 +18,7 @@ export function newModel(sessionId) {
     approvals: new Map(),
     resolved: null,
     sessionState: null,
+    queue: null,
     reason: null,
     retry: null,
     activity: null,

@@ -50,7 +50,7 @@ export function activityWords(model) {
   if (model.running !== null) return `${ACTIVITY[model.activity] ?? ACTIVITY.working}…`;
   const trouble = troubleWords(model);
   if (trouble) return trouble;
-  return model.pending.some((entry) => entry.state === "queued") ? waitWords(model.sessionState) : "";
+  return model.pending.some((entry) => entry.state === "queued") ? waitWords(model) : "";
 }
 
 function troubleWords(model) {
@@ -59,8 +59,17 @@ function troubleWords(model) {
   return `${SESSION[state][1]}. ${sentence(reason?.message ?? "")}`.trim();
 }
 
-function waitWords(state) {
-  return state === "waking" ? "Waking up…" : "Waiting for its turn…";
+function waitWords({ sessionState, queue }) {
+  if (sessionState !== "waking") return "Waiting for its turn…";
+  return queue ? placeWords(queue) : "Waking up…";
+}
+
+/** "In line: place 3 of 7, about 20 s" */
+export function placeWords({ position, of, limit, estimate_seconds: seconds }) {
+  if (limit === "own") return "In line: it starts when another of your sessions is done";
+  const place = `In line: place ${position} of ${of}`;
+  if (seconds === undefined || seconds === null) return place;
+  return `${place}, about ${seconds < 90 ? `${seconds} s` : `${Math.round(seconds / 60)} min`}`;
 }
 
 const RETRY = {

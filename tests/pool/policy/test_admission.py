@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -42,6 +43,24 @@ def test_a_full_pool_of_busy_instances_makes_it_wait_and_then_refuses() -> None:
     assert admit(asking(live=4, waiting=99, ahead=99)) == Wait()
     error = refusal(admit(asking(live=4, waiting=100, ahead=100)))
     assert error.code == "queue_full"
+
+
+def test_one_user_cannot_fill_the_line() -> None:
+    assert admit(asking(live=4, waiting=49, user_waiting=49, ahead=49)) == Wait()
+    error = refusal(admit(asking(live=4, waiting=50, user_waiting=50, ahead=50)))
+    assert error.code == "queue_full"
+    assert "kept for other users" in error.message
+    assert admit(asking(live=4, waiting=99, user_waiting=0, ahead=99)) == Wait(), "others find a place"
+
+
+def test_who_was_let_into_the_line_stays_however_full_it_becomes() -> None:
+    assert admit(asking(live=4, waiting=99, user_waiting=49, ahead=9, is_in_line=True)) == Wait()
+
+
+def test_a_refusal_says_when_a_slot_is_likely_to_be_free() -> None:
+    full = asking(live=4, waiting=100, ahead=100, next_service_seconds=37.0)
+    assert refusal(admit(full)).retry_after_seconds == 37
+    assert refusal(admit(replace(full, may_wait=False))).retry_after_seconds == 37
 
 
 def test_who_may_not_wait_is_refused_by_a_full_pool() -> None:
@@ -105,6 +124,8 @@ def test_the_first_in_line_gets_the_freed_slot(waiting: int) -> None:
             "limit": st.none() | st.integers(1, 5),
             "ahead": st.integers(0, 3),
             "waiting": st.integers(0, 6),
+            "user_waiting": st.integers(0, 6),
+            "is_in_line": st.booleans(),
             "queue_length": st.integers(0, 6),
             "is_draining": st.booleans(),
             "may_wait": st.booleans(),

@@ -1,4 +1,4 @@
-"""Slots: never above a limit, first come first served, nobody forgotten."""
+"""Slots: never above a limit, users in turn, nobody forgotten."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pool import Quota, QuotaBook, errors
-from pool.model import InstanceId, InstanceState, SessionId, SessionKey, UserId
+from pool.model import InstanceId, InstanceState, Place, SessionId, SessionKey, UserId
 from pool.policy.eviction import InstanceFacts
 from pool.runtime.slots import Slots
 from tests.pool.runtime.conftest import World, follow, manual, say, soon
@@ -87,6 +87,87 @@ async def test_who_waits_for_a_limit_of_their_own_holds_up_nobody() -> None:
     for task in waiting:
         task.cancel()
     await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def test_a_flood_of_one_user_leaves_the_wait_of_the_others_unchanged() -> None:
+    """The flood comes first, and takes as much of the line as it may."""
+    slots = make(1, queue=100)
+    await slots.acquire(key("first"), may_wait=True)
+    served: list[SessionKey] = []
+
+    async def wait(who: SessionKey) -> None:
+        await slots.acquire(who, may_wait=True)
+        served.append(who)
+
+    flood = [asyncio.create_task(wait(key("greedy", f"s{n}"))) for n in range(1000)]
+    await settle()
+    refused = [task for task in flood if task.done()]
+    assert {type(task.exception()) for task in refused} == {errors.QueueFull}
+    assert slots.queue_length == 1000 - len(refused) == 50
+    others = [asyncio.create_task(wait(key(f"u{n}"))) for n in range(9)]
+    await settle()
+    slots.release(key("first"))
+    for _ in range(10):
+        await settle()
+        slots.release(served[-1])
+    assert [str(who.user_id) for who in served[:10]] == ["greedy", *(f"u{n}" for n in range(9))]
+    for task in (*flood, *others):
+        task.cancel()
+    await asyncio.gather(*flood, *others, return_exceptions=True)
+
+
+async def test_everybody_in_line_is_told_their_place() -> None:
+    slots = make(1, user_limit=1)
+    told: dict[str, list[Place]] = {}
+
+    def wait(who: SessionKey) -> asyncio.Task[None]:
+        places = told.setdefault(f"{who.user_id} {who.session_id}", [])
+        return asyncio.create_task(slots.acquire(who, may_wait=True, tell=places.append))
+
+    await slots.acquire(key("first"), may_wait=True)
+    tasks = [wait(key("first", "again")), wait(key("a")), wait(key("b"))]
+    await settle()
+    assert told == {
+        "first again": [Place(1, 1, None, "own")],
+        "a default": [Place(1, 1, None)],
+        "b default": [Place(2, 2, None)],
+    }
+    assert slots.place(key("b")) == Place(2, 2, None)
+    assert slots.place(key("nobody")) is None
+    slots.release(key("first"))
+    await settle()
+    assert key("first", "again") in slots.holders, "it was the oldest"
+    slots.release(key("first", "again"))
+    await soon(lambda: len(told["b default"]) > 1, "b is told that it is the first")
+    last = told["b default"][-1]
+    assert (last.position, last.of, last.limit) == (1, 1, "pool")
+    assert last.estimate_seconds is not None
+    assert told["a default"] == [Place(1, 1, None)], "who is served before the word goes out hears none"
+    slots.release(key("a"))
+    await asyncio.gather(*tasks)
+    assert slots.place(key("b")) is None
+
+
+async def test_the_estimate_is_when_to_come_back() -> None:
+    slots = make(1, queue=1, timeout=0.5)
+    loop = asyncio.get_running_loop()
+    for name in ("a", "b"):
+        await slots.acquire(key(name), may_wait=True)
+        task = asyncio.create_task(slots.acquire(key("next"), may_wait=True))
+        await settle()
+        slots._rate._since = loop.time() - 40  # it took so long
+        slots.release(key(name))
+        await task
+        slots.release(key("next"))
+    await slots.acquire(key("a"), may_wait=True)
+    task = asyncio.create_task(slots.acquire(key("b"), may_wait=True))
+    await settle()
+    with pytest.raises(errors.QueueFull) as full:
+        slots.check(key("c"), may_wait=True)
+    assert full.value.retry_after_seconds == pytest.approx(40, abs=2)
+    with pytest.raises(errors.PoolFull, match="try again in about") as late:
+        await task
+    assert late.value.retry_after_seconds == pytest.approx(40, abs=2)
 
 
 async def test_a_wait_has_a_deadline_and_leaves_the_line() -> None:
@@ -192,6 +273,7 @@ def _check(
     assert len(slots.holders) <= limit
     assert user_limit is None or all(len(held) <= user_limit for held in by_user.values())
     assert slots.queue_length == len(order)
+    assert sorted(k for k in order if slots.place(k) is not None) == sorted(order)
     free = limit - len(slots.holders)
     able = [k for k in order if user_limit is None or len(by_user[str(k.user_id)]) < user_limit]
     assert not (free and able), "a free slot, and somebody who could have it waits"
@@ -212,6 +294,29 @@ async def test_a_session_that_becomes_idle_makes_room_for_who_waits(world: World
     await soon(lambda: "running" in waiting.turn_states(second), "the idle session was parked for the other")
     world.host.cli("waiting").finish()
     assert (await waiting.ended(second))["state"] == "succeeded"
+
+
+async def test_whoever_looks_on_sees_the_place_and_where_it_ends(world: World) -> None:
+    pool = await world.start(max_instances=1)
+    world.host.prepare = manual
+    busy, waiting = await follow(pool, "busy"), await follow(pool, "waiting")
+    first = await say(pool, "m1", "busy")
+    await soon(lambda: "running" in busy.turn_states(first))
+    accepted = await pool.submit("alice", "waiting", "words", message_id="m2")
+    assert accepted.place == Place(1, 1, None)
+    queue = {"position": 1, "of": 1, "limit": "pool"}
+    assert (await pool.status("alice", "waiting"))["queue"] == queue
+    await soon(lambda: any("queue" in frame for frame in waiting.of_type("session")))
+    late = await follow(pool, "waiting")
+    assert late.of_type("subscribed")[0]["queue"] == queue
+    world.host.cli("busy").finish()
+    await busy.ended(first)
+    await soon(lambda: "running" in waiting.turn_states(accepted.turn_id))
+    shown = [(frame["state"], frame.get("queue")) for frame in waiting.of_type("session")]
+    assert shown == [("waking", None), ("waking", queue), ("waking", None), ("live", None)]
+    assert (await pool.status("alice", "waiting"))["queue"] is None
+    world.host.cli("waiting").finish()
+    await waiting.ended(accepted.turn_id)
 
 
 async def test_background_work_that_ends_makes_room_too(world: World) -> None:

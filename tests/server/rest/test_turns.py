@@ -118,6 +118,7 @@ async def test_status_has_every_part(site: Site) -> None:
     async with alice.get("api/v1/sessions/s/status") as response:
         assert await response.json() == {
             "state": "parked",
+            "queue": None,
             "instance": None,
             "turn": None,
             "queued": [],
