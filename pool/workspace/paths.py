@@ -7,6 +7,10 @@ path is never checked and then used. It is resolved once, by the kernel, with
 what has no descriptor of its own (delete, rename, make a directory) is done
 relative to the descriptor of its parent.
 
+A root server opens as the user who owns the root of the tree, in their rights
+and no others: even a way that is not thought of leads to nothing that the
+user could not read or write themselves.
+
 Where the kernel has no ``openat2`` (before 5.6, or forbidden by a container)
 the path is walked a component at a time and every symbolic link is refused.
 """
@@ -22,6 +26,7 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from pool.errors import BadRequest, Conflict, Forbidden, NotFound, PoolError
+from pool.fs_identity import acting_as_owner_of
 from pool.names import check_name
 
 MAX_PATH_BYTES = 4096
@@ -82,7 +87,8 @@ def open_below(root: Path | int, path: str, flags: int, mode: int = 0o600) -> in
     relative = str(clean_relative(path))
     with _Directory(root) as directory:
         try:
-            descriptor = _resolve(directory, relative, flags, mode)
+            with acting_as_owner_of(directory):
+                descriptor = _resolve(directory, relative, flags, mode)
         except OSError as error:
             raise refusal_of(error) from error
     if not flags & os.O_PATH:
@@ -102,7 +108,9 @@ def enter_below(root: int, path: str) -> int:
     """The descriptor of a directory below ``root``, by names that come from a listing.
 
     Such names may hold anything that a file system allows, so their form is
-    not checked; they cannot lead out all the same. Raises ``OSError``.
+    not checked; they cannot lead out all the same. For counting and giving
+    away: root looks with its own rights, or a user could hide files from the
+    count. Raises ``OSError``.
     """
     return _resolve(root, path, os.O_RDONLY | os.O_DIRECTORY, 0)
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pool.errors import Conflict
+from pool.fs_identity import acting_as_owner_of
 from pool.workspace.paths import enter_below
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -40,23 +41,23 @@ class Usage:
 def directory(name: str | Path, *, below: int | None = None, mode: int = 0o700) -> Iterator[tuple[int, bool]]:
     """Open a directory, made if it is missing: (descriptor, was it made).
 
-    A new one has exactly ``mode``, whatever the umask, and belongs to whom its
-    parent belongs; one that exists loses what others may do with it, if
-    ``mode`` gives them nothing. Raises ``Conflict`` if the name is taken by something else.
+    A new one has exactly ``mode``, whatever the umask, and is made and opened
+    as the owner of ``below``; one that exists loses what others may do with it,
+    if ``mode`` gives them nothing. Raises ``Conflict`` if the name is taken by something else.
     """
-    made = _make(name, below)
-    if made:
-        _allow(below, name)
-    try:
-        descriptor = os.open(name, _DIRECTORY, dir_fd=below)
-    except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENOTDIR):
-            raise Conflict("something that is not a directory has the name of one") from error
-        raise
+    with acting_as_owner_of(below):
+        made = _make(name, below)
+        if made:
+            _allow(below, name)
+        try:
+            descriptor = os.open(name, _DIRECTORY, dir_fd=below)
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENOTDIR):
+                raise Conflict("something that is not a directory has the name of one") from error
+            raise
     try:
         if made:
             os.fchmod(descriptor, mode)
-            _give_to_owner_of(below, descriptor)
         elif not mode & 0o007:
             _close_to_others(descriptor)
         yield descriptor, made
@@ -76,13 +77,6 @@ def _close_to_others(descriptor: int) -> None:
     mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
     if mode & 0o007:
         os.fchmod(descriptor, mode & ~0o007)
-
-
-def _give_to_owner_of(parent: int | None, descriptor: int) -> None:
-    """What root makes in a user's directory is the user's; anybody else makes only their own."""
-    if parent is not None and os.geteuid() == 0:
-        owner = os.fstat(parent)
-        os.fchown(descriptor, owner.st_uid, owner.st_gid)
 
 
 def copy_missing(source: Path, target: int, *, leave_out: frozenset[str]) -> None:
@@ -106,15 +100,20 @@ def copy_missing(source: Path, target: int, *, leave_out: frozenset[str]) -> Non
 def _copy_file(source: Path, target: int, name: str, mode: int) -> None:
     if _exists(target, name):
         return
+    content = source.read_bytes()
+    with acting_as_owner_of(target):
+        _write_file(content, target, name, mode)
+
+
+def _write_file(content: bytes, target: int, name: str, mode: int) -> None:
     partial = f".{name[:200]}.{secrets.token_hex(8)}.part"
     descriptor = os.open(
         partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=target
     )
     try:
         with os.fdopen(descriptor, "wb") as copy:
-            copy.write(source.read_bytes())
+            copy.write(content)
             os.fchmod(copy.fileno(), mode)
-            _give_to_owner_of(target, copy.fileno())
         # A link, and not a rename, because a rename would replace what came meanwhile.
         with contextlib.suppress(FileExistsError):
             os.link(partial, name, src_dir_fd=target, dst_dir_fd=target, follow_symlinks=False)

@@ -7,6 +7,7 @@ whose files the workspace got. That note is kept where the user cannot write.
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 import threading
@@ -17,9 +18,12 @@ from uuid import UUID
 
 from pool.errors import PoolError
 from pool.names import check_name
+from pool.workspace.ownership import give_tree, highest_owner
 from pool.workspace.paths import open_below, refusal_of, resolve_below, user_directory
 from pool.workspace.templates import DESCRIPTION_FILE, Template, Templates
 from pool.workspace.trees import Usage, copy_missing, directory, measure, remove_tree
+
+_log = logging.getLogger(__name__)
 
 DEFAULT_TEMPLATE = "default"
 
@@ -34,11 +38,17 @@ def shipped_templates() -> Path:
 
 @dataclass(frozen=True, slots=True)
 class WorkspacePaths:
-    """Where a user's things are on this host. ``config`` is the CLI's, in the home."""
+    """Where a user's things are on this host. ``config`` is the CLI's, in the home.
+
+    ``uid`` is the Linux user that they belong to, None when that is the service's.
+    Not ``is_settled``: they do not (all) belong to whom they should.
+    """
 
     workspace: Path
     home: Path
     config: Path
+    uid: int | None = None
+    is_settled: bool = True
 
     def has_transcript(self, cli_session: str) -> bool:
         """Has the CLI a transcript of this session (a UUID), so that it can be resumed?
@@ -96,8 +106,24 @@ class Workspaces:
         home = user_directory(self._homes, user_id)
         return WorkspacePaths(user_directory(self._workspaces, user_id), home, home / ".claude")
 
-    def ensure(self, user_id: str, template: str = DEFAULT_TEMPLATE) -> WorkspacePaths:
+    def highest_uid(self) -> int:
+        """The highest uid that has a workspace or home here, also of users that no database knows; or 0."""
+        return highest_owner(self._workspaces, self._homes)
+
+    def ensure(
+        self,
+        user_id: str,
+        template: str = DEFAULT_TEMPLATE,
+        *,
+        uid: int | None = None,
+        may_change_owner: bool = False,
+    ) -> WorkspacePaths:
         """Make what is missing of the user's directories, all 0700, and return them.
+
+        What is made belongs to ``uid`` (root only; None: to us). Directories
+        of somebody else are given to ``uid`` when that is allowed, which
+        nothing of the user may live to see; if not, the answer has the owner
+        that they have and is not settled.
 
         A workspace gets the files of a template once: nothing that exists is
         overwritten, no symbolic link followed, and what the user deletes does
@@ -108,11 +134,14 @@ class Workspaces:
         check_name(user_id, "user_id")
         try:
             with self._making:
-                return self._ensure(user_id, template, source)
+                paths, is_new = self._make(user_id, uid, may_change_owner)
+                self._fill(paths, user_id, template, source, is_new=is_new)
+                return paths
         except OSError as error:
             raise refusal_of(error) from error
 
-    def _ensure(self, user_id: str, template: str, source: Path) -> WorkspacePaths:
+    def _make(self, user_id: str, uid: int | None, may_change: bool) -> tuple[WorkspacePaths, bool]:
+        """The directories, and is the workspace new?"""
         data = self._workspaces.parent
         data.parent.mkdir(parents=True, exist_ok=True)
         shared = ((data, 0o711), (self._workspaces, 0o711), (self._homes, 0o711), (self._applied, 0o700))
@@ -120,14 +149,23 @@ class Workspaces:
             with directory(parent, mode=mode):
                 pass
         paths = self.paths(user_id)
-        with directory(paths.home) as (home, _made), directory(".claude", below=home):
-            pass
+        wanted = os.geteuid() if uid is None else uid
+        home_owner, _is_new = _owned(paths.home, wanted, may_change)
+        owner, is_new = _owned(paths.workspace, wanted, may_change)
+        if home_owner == owner:  # else half given away, by a service that was killed
+            with directory(paths.home) as (home, _made), directory(".claude", below=home):
+                pass
+        is_settled = home_owner == owner == wanted or os.geteuid() != 0
+        return replace(paths, uid=None if owner == os.geteuid() else owner, is_settled=is_settled), is_new
+
+    def _fill(
+        self, paths: WorkspacePaths, user_id: str, template: str, source: Path, *, is_new: bool
+    ) -> None:
         record = user_directory(self._applied, user_id)
-        with directory(paths.workspace) as (workspace, made), directory(record) as (applied, _made):
-            if made or not _is_noted(applied, template):
+        with directory(paths.workspace) as (workspace, _made), directory(record) as (applied, _made):
+            if is_new or not _is_noted(applied, template):
                 copy_missing(source, workspace, leave_out=_LEAVE_OUT)
                 _note(applied, template)
-        return paths
 
     def measure(self, user_id: str, *, max_entries: int = _MAX_ENTRIES) -> Iterator[Usage]:
         """Count what the user's workspace and home take, in slices; the last item is the result."""
@@ -162,6 +200,18 @@ class Workspaces:
             raise PoolError(f"the files of {name} could not all be removed: {failures[0].strerror}") from (
                 failures[0]
             )
+
+
+def _owned(path: Path, wanted: int, may_change: bool) -> tuple[int, bool]:
+    """Make a user's directory if it is missing; who owns it in the end, and is it new?"""
+    with directory(path) as (descriptor, made):
+        owner = os.fstat(descriptor).st_uid
+        if owner == wanted or not (made or may_change) or os.geteuid() != 0:
+            return owner, made
+        left = give_tree(descriptor, wanted, wanted)
+        if left:
+            _log.warning("%s things in %s have names elsewhere or are no files: not given away", left, path)
+        return wanted, made
 
 
 def _remove(parent: Path, name: str) -> list[OSError]:
