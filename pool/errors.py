@@ -22,6 +22,7 @@ The tree::
     ├── InstanceGone               instance_gone: the process ended under the caller
     ├── InputBlocked               input_blocked: the CLI does not read its stdin
     ├── IsolationUnavailable       isolation_unavailable
+    │   └── UidsExhausted          uids_exhausted: every uid of the range was given out
     ├── KeeperUnavailable          keeper_unavailable
     ├── StoreUnavailable           store_unavailable: the database is locked, full, gone or too new
     └── InvalidTransition          internal: a state machine met an event without a row
@@ -168,6 +169,12 @@ class IsolationUnavailable(PoolError):
     """The configured isolation cannot be had on this machine."""
 
     code = "isolation_unavailable"
+
+
+class UidsExhausted(IsolationUnavailable):
+    """Every Linux uid of the configured range was given to a user; ``details`` has ``first`` and ``last``."""
+
+    code = "uids_exhausted"
 
 
 class KeeperUnavailable(PoolError):

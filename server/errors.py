@@ -62,6 +62,7 @@ STATUSES: Mapping[str, int] = {
     "instance_gone": 502,
     "input_blocked": 503,
     "isolation_unavailable": 503,
+    "uids_exhausted": 503,
     "keeper_unavailable": 503,
     "store_unavailable": 503,
     "queue_full": 503,

@@ -20,6 +20,7 @@ from pool.names import check_name
 from pool.store.database import Database
 from pool.store.purge import delete_in_slices
 from pool.store.tables import events, links, sessions, state, tokens, users
+from pool.store.uids import retire_uid
 
 # A token that has expired proves nothing any more; kept this long for people who look at their list.
 _EXPIRED_KEPT_SECONDS = 86400.0
@@ -131,6 +132,7 @@ class Accounts:
             if not keep_sessions:
                 connection.execute(sa.delete(sessions).where(sessions.c.user_id == user_id))
             connection.execute(sa.delete(state).where(state.c.user_id == user_id))
+            retire_uid(connection, user_id, self._clock.wall())
             connection.execute(sa.delete(users).where(users.c.user_id == user_id))
 
         await self._database.submit(lock_out)

@@ -300,6 +300,12 @@ class Store(ABC):
         """The oldest durable event that is kept."""
 
     @abstractmethod
+    async def uid_of(self, user_id: UserId, first: int, last: int, above: int = 0) -> int:
+        """The Linux user that this user is: always the same one of [first, last], given out at the
+        first call and above ``above``. Never one that was another's, also when that one is deleted.
+        Raises ``UidsExhausted``."""
+
+    @abstractmethod
     async def prune(self, before: float, turns_before: float | None = None) -> int:
         """Delete history that ended before ``before`` (seconds since 1970), and turns with their
         idempotency keys that ended before ``turns_before``; returns how many rows. In slices."""

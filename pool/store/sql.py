@@ -8,6 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from pool.clock import Clock, SystemClock
 from pool.model import Cursor, SessionId, SessionKey, TurnId, UserId
 from pool.store import queries
 from pool.store.base import (
@@ -25,6 +26,7 @@ from pool.store.operations import perform
 from pool.store.purge import prune
 from pool.store.rows import instance_of, permission_of, session_of, turn_of
 from pool.store.tables import meta
+from pool.store.uids import give_uid
 
 
 class SqlStore(Store):
@@ -43,7 +45,9 @@ class SqlStore(Store):
         *,
         busy_timeout_seconds: float = 5,
         patience_seconds: float = 15,
+        clock: Clock | None = None,
     ) -> None:
+        self._clock = clock or SystemClock()
         self.database = Database(
             url, data_dir, busy_timeout_seconds=busy_timeout_seconds, patience_seconds=patience_seconds
         )
@@ -131,6 +135,13 @@ class SqlStore(Store):
         """See ``Store.oldest_event``."""
         entries = await self.read_events(key, limit=1)
         return entries[0].cursor if entries else None
+
+    async def uid_of(self, user_id: UserId, first: int, last: int, above: int = 0) -> int:
+        """See ``Store.uid_of``."""
+        now = self._clock.wall()
+        return await self.database.submit(
+            lambda connection: give_uid(connection, user_id, first, last, above, now)
+        )
 
     async def prune(self, before: float, turns_before: float | None = None) -> int:
         """See ``Store.prune``."""

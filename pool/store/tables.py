@@ -16,6 +16,7 @@ metadata = sa.MetaData()
 OPEN_INSTANCE = "state <> 'exited'"
 OPEN_TURN = "state NOT IN ('succeeded', 'failed', 'interrupted', 'lost', 'withdrawn')"
 OPEN_PERMISSION = "state <> 'closed'"
+UID_IN_USE = "retired_at IS NULL"
 
 
 def _session_column(*, primary_key: bool = False) -> sa.Column[int]:
@@ -215,4 +216,21 @@ usage_files = sa.Table(
     metadata,
     sa.Column("name", sa.Text, primary_key=True),
     sa.Column("read_to", sa.BigInteger, nullable=False),
+)
+
+# No foreign key: a uid is never used again, also when its user is gone.
+uids = sa.Table(
+    "uids",
+    metadata,
+    sa.Column("uid", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("user_id", sa.Text, nullable=False),
+    sa.Column("given_at", sa.Double, nullable=False),
+    sa.Column("retired_at", sa.Double),
+)
+sa.Index(
+    "uids_user",
+    uids.c.user_id,
+    unique=True,
+    sqlite_where=sa.text(UID_IN_USE),
+    postgresql_where=sa.text(UID_IN_USE),
 )

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pool.errors import BadRequest, Conflict, NotFound
+from pool.errors import BadRequest, Conflict, NotFound, UidsExhausted
 from pool.model import (
     Cursor,
     InstanceId,
@@ -330,3 +330,31 @@ class StoreConformance:
     async def test_a_working_store_checks_out(self, store: Store) -> None:
         await store.check()
         await store.check()
+
+    async def test_each_user_has_one_uid_for_ever_and_nobody_elses(self, store: Store) -> None:
+        names = [UserId(f"user-{number}") for number in range(20)]
+        given = await asyncio.gather(*(store.uid_of(name, 3000, 3999) for name in names * 2))
+        assert given[:20] == given[20:]
+        assert sorted(given[:20]) == list(range(3000, 3020))
+        assert await store.uid_of(names[7], 3000, 3999) == given[7]
+
+    async def test_uids_run_out_with_an_error_of_their_own(self, store: Store) -> None:
+        assert [await store.uid_of(UserId(name), 3000, 3001) for name in "ab"] == [3000, 3001]
+        with pytest.raises(UidsExhausted, match="uid_range") as caught:
+            await store.uid_of(UserId("c"), 3000, 3001)
+        assert caught.value.details == {"first": 3000, "last": 3001}
+        assert await store.uid_of(UserId("a"), 3000, 3001) == 3000
+        assert await store.uid_of(UserId("c"), 3000, 3002) == 3002
+
+    async def test_a_uid_that_is_seen_in_use_is_given_to_nobody(self, store: Store) -> None:
+        """As after a database came back from a backup: files know more uids than it does."""
+        assert await store.uid_of(UserId("a"), 3000, 3999, above=3041) == 3042
+        assert await store.uid_of(UserId("a"), 3000, 3999, above=3050) == 3042
+        assert await store.uid_of(UserId("b"), 3000, 3999, above=0) == 3043
+        assert await store.uid_of(UserId("c"), 3000, 3999, above=65534) == 3044
+
+    async def test_another_range_gives_another_uid_and_the_old_one_stays_spent(self, store: Store) -> None:
+        assert await store.uid_of(UserId("a"), 3000, 3999) == 3000
+        assert await store.uid_of(UserId("a"), 5000, 5999) == 5000
+        assert await store.uid_of(UserId("b"), 3000, 3999) == 3001
+        assert await store.uid_of(UserId("a"), 3000, 3999) == 3002

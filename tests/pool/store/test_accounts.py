@@ -167,3 +167,16 @@ async def test_sessions_may_be_kept_when_a_user_goes(store: SqlStore, accounts: 
     await store.commit([PutSession(a_session(SessionKey(UserId("alice"), SessionId("kept"))))])
     await accounts.delete_user("alice", keep_sessions=True)
     assert await store.count_sessions(UserId("alice")) == 1
+
+
+@pytest.mark.parametrize("keep", [False, True])
+async def test_a_deleted_users_uid_is_never_given_again(
+    accounts: Accounts, store: SqlStore, keep: bool
+) -> None:
+    alice, bob = UserId("alice"), UserId("bob")
+    await accounts.create_user("alice", None)
+    assert await store.uid_of(alice, 3000, 3999) == 3000
+    await accounts.delete_user("alice", keep_sessions=keep)
+    await accounts.create_user("alice", None)
+    assert await store.uid_of(alice, 3000, 3999) == 3001
+    assert await store.uid_of(bob, 3000, 3999) == 3002

@@ -20,13 +20,17 @@ from pool.store.sql import SqlStore
 from pool.store.tables import metadata
 from tests.pool.store.records import ALICE, a_session
 
+# of this program, and of one that is a version further
+NOW = migrate_module.HEAD
+LATER = f"{int(NOW) + 1:04}"
+
 NEXT = '''"""A later version."""
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0003"
-down_revision = "0002"
+revision = "{later}"
+down_revision = "{now}"
 
 
 def upgrade() -> None:
@@ -56,10 +60,10 @@ def next_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A program that is one version further; returns its new migration."""
     scripts = tmp_path / "scripts"
     shutil.copytree(Path(migrate_module.__file__).parent / "migrations", scripts)
-    script = scripts / "versions" / "0003_later.py"
-    script.write_text(NEXT.format(and_then=""))
+    script = scripts / "versions" / f"{LATER}_later.py"
+    script.write_text(NEXT.format(now=NOW, later=LATER, and_then=""))
     monkeypatch.setattr(migrate_module, "_SCRIPTS", scripts)
-    monkeypatch.setattr(migrate_module, "HEAD", "0003")
+    monkeypatch.setattr(migrate_module, "HEAD", LATER)
     return script
 
 
@@ -97,7 +101,7 @@ async def test_a_newer_schema_is_refused_and_left_alone(tmp_path: Path) -> None:
     store = SqlStore(None, tmp_path)
     with pytest.raises(StoreUnavailable, match="9999") as caught:
         await store.open()
-    assert caught.value.details == {"schema": "9999", "known": "0002"}
+    assert caught.value.details == {"schema": "9999", "known": NOW}
     await store.aclose()
     assert ask(file, "SELECT version_num FROM alembic_version") == [("9999",)]
     assert ask(file, "SELECT title FROM sessions") == [("kept",)]
@@ -106,13 +110,13 @@ async def test_a_newer_schema_is_refused_and_left_alone(tmp_path: Path) -> None:
 
 async def test_an_older_schema_is_copied_and_carried_over(tmp_path: Path, next_version: Path) -> None:
     with pytest.MonkeyPatch.context() as before:
-        before.setattr(migrate_module, "HEAD", "0002")
+        before.setattr(migrate_module, "HEAD", NOW)
         await make(tmp_path)
     store = SqlStore(None, tmp_path)
     await store.open()
     assert await store.get_session(ALICE) == a_session(title="kept")
     await store.aclose()
-    file, copy = tmp_path / "claude-pool.db", tmp_path / "claude-pool.db.bak-0002"
+    file, copy = tmp_path / "claude-pool.db", tmp_path / f"claude-pool.db.bak-{NOW}"
     assert "later" in tables(file)
     assert "later" not in tables(copy)
     assert ask(copy, "SELECT title FROM sessions") == [("kept",)]
@@ -120,9 +124,11 @@ async def test_an_older_schema_is_copied_and_carried_over(tmp_path: Path, next_v
 
 
 async def test_a_migration_that_fails_leaves_the_old_schema(tmp_path: Path, next_version: Path) -> None:
-    next_version.write_text(NEXT.format(and_then='op.execute("INSERT INTO nowhere VALUES (1)")'))
+    next_version.write_text(
+        NEXT.format(now=NOW, later=LATER, and_then='op.execute("INSERT INTO nowhere VALUES (1)")')
+    )
     with pytest.MonkeyPatch.context() as before:
-        before.setattr(migrate_module, "HEAD", "0002")
+        before.setattr(migrate_module, "HEAD", NOW)
         await make(tmp_path)
     store = SqlStore(None, tmp_path)
     with pytest.raises(StoreUnavailable):
@@ -130,9 +136,9 @@ async def test_a_migration_that_fails_leaves_the_old_schema(tmp_path: Path, next
     await store.aclose()
     file = tmp_path / "claude-pool.db"
     assert "later" not in tables(file)
-    assert ask(file, "SELECT version_num FROM alembic_version") == [("0002",)]
+    assert ask(file, "SELECT version_num FROM alembic_version") == [(NOW,)]
     with pytest.MonkeyPatch.context() as before:
-        before.setattr(migrate_module, "HEAD", "0002")
+        before.setattr(migrate_module, "HEAD", NOW)
         again = SqlStore(None, tmp_path)
         await again.open()
         await again.check()
