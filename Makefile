@@ -26,7 +26,7 @@ check: $(STAMP)
 	$(BIN)/pytest -q tests/test_architecture.py
 
 acceptance: $(STAMP)
-	$(BIN)/pytest -m acceptance -o timeout=900 tests/e2e
+	$(BIN)/pytest -m acceptance -o timeout=900 tests
 
 fuzz: $(STAMP)
 	HYPOTHESIS_PROFILE=fuzz $(BIN)/pytest -n 2 -o timeout=600 tests/pool

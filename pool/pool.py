@@ -262,9 +262,9 @@ class ClaudeInstancePool(Dialogue, Evidence):
         """Warm the session up for somebody who looks at it: from free slots only, never in line."""
         if self._is_draining or self._watches.disk.trouble or session.state is not SessionState.PARKED:
             return
-        if session.record.cli_session is None or session.woken_for_viewer:
+        if session.record.cli_session is None or session.record.woken_for_viewer:
             return
         with contextlib.suppress(PoolError):
             if self._around.slots.has_room(session.key):
-                session.woken_for_viewer = True
+                session.patch(woken_for_viewer=True)
                 session.feed(SessionEvent.VIEWER_ARRIVED)

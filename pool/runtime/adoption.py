@@ -60,6 +60,7 @@ class Adoption:
             started_at=record.started_at,
             offset=record.offset,
             turns=record.turns,
+            started_clock=record.started_clock,
         )
         instance.on_stuck = session.instance_stuck
         session.instance = instance
@@ -135,7 +136,7 @@ class Adoption:
             session.turns.reattached(turn)
         if instance.cli_state == "idle":
             session.cli_is_idle()
-        session.idleness.watch()
+        session.idleness.go_on()
         session.log.flush()
 
     def _lose(self, turn: Turn, instance: Instance) -> None:

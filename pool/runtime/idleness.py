@@ -1,7 +1,9 @@
 """When a session may rest: one timer a session, so that the cost does not grow with idle users.
 
 An instance rests when nobody used it for a while, and when it is old: then
-between two turns, never within one.
+between two turns, never within one. Both times go on over a restart of the
+server, by the monotonic clock: whoever sets the wall clock, and whatever the
+machine slept, parks nobody early and keeps nobody for ever.
 """
 
 from __future__ import annotations
@@ -11,8 +13,10 @@ import math
 from typing import TYPE_CHECKING
 
 from pool.launch.base import StopGraces
+from pool.runtime.faults import pause_point
 
 if TYPE_CHECKING:
+    from pool.runtime.instance import Instance
     from pool.runtime.session import Session
 
 
@@ -28,11 +32,19 @@ class Idleness:
     def touch(self) -> None:
         """The user was here: the time begins anew."""
         self.since = self._session.around.clock.monotonic()
+        self._session.patch(active_clock=self.since)
+        self.watch()
+
+    def go_on(self) -> None:
+        """An instance of an earlier server was taken over: what it was idle until now counts."""
+        before, now = self._session.record.active_clock, self._session.around.clock.monotonic()
+        self.since = min(before, now) if before is not None else now
         self.watch()
 
     def watch(self) -> None:
         """Look again when the timeout is over; a timeout of 0 means never."""
-        self._arm(min(self._timeout(), max(0.0, self._life_left())))
+        idle = self._session.around.clock.monotonic() - self.since
+        self._arm(max(0.0, min(self._timeout() - idle, self._life_left())))
 
     def rest(self) -> None:
         """There is nothing to do: the time runs, and whoever waits for a slot may have this one's."""
@@ -71,9 +83,11 @@ class Idleness:
         if instance is None or around.config.max_age_seconds <= 0:
             return math.inf
         if self._birth is None or self._birth[0] != instance.id:
-            # The wall clock is asked once, for an instance of an earlier server; from then on it may jump.
+            now = around.clock.monotonic()
+            # Rows of an older version have only the wall clock; it is asked once, from then on it may jump.
             age = max(0.0, around.clock.wall() - instance.started_at)
-            self._birth = (instance.id, around.clock.monotonic() - age)
+            began = instance.started_clock if instance.started_clock is not None else now - age
+            self._birth = (instance.id, min(began, now))
         return self._birth[1] + around.config.max_age_seconds - around.clock.monotonic()
 
     def _arm(self, seconds: float) -> None:
@@ -89,4 +103,10 @@ class Idleness:
             return
         instance.told_to_stop(reason)
         graces = StopGraces(end_of_input=2.0, term=session.around.config.stop_grace_seconds)
-        session.around.tasks.start(instance.end(graces, reason), f"park:{instance.id}")
+        session.around.tasks.start(self._end(instance, graces, reason), f"park:{instance.id}")
+
+    @staticmethod
+    async def _end(instance: Instance, graces: StopGraces, reason: str) -> None:
+        """The second phase: what comes for the session from the decision on waits for its next instance."""
+        await pause_point("park.before_stop")
+        await instance.end(graces, reason)

@@ -54,11 +54,13 @@ class Instance:
         offset: int = 0,
         state: InstanceState = InstanceState.STARTING,
         turns: int = 0,
+        started_clock: float | None = None,
     ) -> None:
         self.id = instance_id
         self.key = key
         self.ordinal = ordinal
         self.started_at = started_at
+        self.started_clock = started_clock
         self.turns = turns
         self.machine = InstanceMachine(instance_id, state)
         self.connection = CliConnection(epoch)

@@ -197,4 +197,5 @@ class Reader:
             had_work = bool(instance.background)
             instance.background = {str(task.get("task_id") or task.get("id")) for task in frame.tasks}
             if had_work and not instance.background:
+                self._session.idleness.touch()
                 self._session.idleness.rest()

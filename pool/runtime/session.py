@@ -93,7 +93,6 @@ class Session:
         self.next_turn_number = next_turn_number
         self.accepting = asyncio.Lock()
         self.message_ids: set[str] = set()
-        self.woken_for_viewer = False
         self.idleness = Idleness(self)
         self.delivery = Delivery(self)
         self._reader = Reader(self)
@@ -165,8 +164,7 @@ class Session:
 
     def touch(self) -> None:
         """The user was here: the idle time begins anew."""
-        self.woken_for_viewer = False
-        self.patch(last_active_at=self.around.clock.wall())
+        self.patch(last_active_at=self.around.clock.wall(), woken_for_viewer=False)
         self.idleness.touch()
 
     def patch(self, **changes: Any) -> None:

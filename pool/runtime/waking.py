@@ -239,6 +239,7 @@ class Waking:
             epoch=around.epoch,
             max_line_bytes=around.config.max_line_bytes,
             started_at=now,
+            started_clock=around.clock.monotonic(),
         )
         instance.on_stuck = session.instance_stuck
         session.instance = instance
@@ -253,6 +254,7 @@ class Waking:
                     host="local",
                     isolation=around.launcher.describe_isolation()[0],
                     started_at=now,
+                    started_clock=instance.started_clock,
                 )
             )
         )

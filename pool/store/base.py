@@ -27,7 +27,12 @@ from pool.model import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionRecord:
-    """A session's row. ``position`` is the newest committed cursor."""
+    """A session's row. ``position`` is the newest committed cursor.
+
+    ``active_clock`` is when it was last used by ``CLOCK_MONOTONIC``: good
+    until the machine boots anew, whatever becomes of the wall clock.
+    ``woken_for_viewer``: somebody who only looked on woke it since then.
+    """
 
     key: SessionKey
     title: str
@@ -41,11 +46,16 @@ class SessionRecord:
     position: Cursor
     next_ordinal: int = 1
     resume_from: str | None = None
+    active_clock: float | None = None
+    woken_for_viewer: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceRecord:
-    """An instance's row: written before the spawn (pid None), completed after it."""
+    """An instance's row: written before the spawn (pid None), completed after it.
+
+    ``started_clock`` is ``started_at`` by ``CLOCK_MONOTONIC``.
+    """
 
     instance_id: InstanceId
     key: SessionKey
@@ -63,6 +73,7 @@ class InstanceRecord:
     exited_at: float | None = None
     exit_code: int | None = None
     exit_signal: str | None = None
+    started_clock: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -98,6 +98,8 @@ def session_of(row: sa.RowMapping) -> SessionRecord:
         position=_cursor(row, "position"),
         next_ordinal=row["next_ordinal"],
         resume_from=row["resume_from"],
+        active_clock=row["active_clock"],
+        woken_for_viewer=bool(row["woken_for_viewer"]),
     )
 
 
@@ -120,6 +122,7 @@ def instance_of(row: sa.RowMapping) -> InstanceRecord:
         exited_at=row["exited_at"],
         exit_code=row["exit_code"],
         exit_signal=row["exit_signal"],
+        started_clock=row["started_clock"],
     )
 
 

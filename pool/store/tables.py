@@ -48,6 +48,8 @@ sessions = sa.Table(
     sa.Column("position_k", sa.Integer, nullable=False),
     sa.Column("next_ordinal", sa.Integer, nullable=False),
     sa.Column("resume_from", sa.Text),
+    sa.Column("active_clock", sa.Double),
+    sa.Column("woken_for_viewer", sa.Boolean),
 )
 sa.Index("sessions_key", sessions.c.user_id, sa.func.lower(sessions.c.session_id), unique=True)
 sa.Index("sessions_recent", sessions.c.user_id, sessions.c.last_active_at)
@@ -71,6 +73,7 @@ instances = sa.Table(
     sa.Column("exited_at", sa.Double),
     sa.Column("exit_code", sa.Integer),
     sa.Column("exit_signal", sa.Text),
+    sa.Column("started_clock", sa.Double),
 )
 sa.Index("instances_ordinal", instances.c.session, instances.c.ordinal, unique=True)
 sa.Index(

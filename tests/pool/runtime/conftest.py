@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from pool import ClaudeInstancePool, PoolConfig, Quota, QuotaBook
+from pool.clock import Clock
 from pool.model import SessionId, SessionKey, UserId
 from pool.runtime.session import Session
 from tests.fakes.fake_launcher import FakeHost, FakeLauncher
@@ -28,6 +29,7 @@ class World:
         self.host = FakeHost()
         self.pools: list[ClaudeInstancePool] = []
         self.settings: dict[str, Any] = {}
+        self.clock: Clock | None = None
 
     def make(self, **changes: Any) -> ClaudeInstancePool:
         """A pool that is not started."""
@@ -39,7 +41,7 @@ class World:
             "quotas": QuotaBook(default=Quota(turns_per_minute=None)),
         }
         config = PoolConfig(**{**fixed, **self.settings})
-        pool = ClaudeInstancePool(config, launcher=self.host.launcher())
+        pool = ClaudeInstancePool(config, launcher=self.host.launcher(), clock=self.clock)
         self.pools.append(pool)
         return pool
 

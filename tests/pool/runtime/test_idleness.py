@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from pool.model import SessionState
+from tests.fakes.fake_clock import FakeClock
 from tests.pool.runtime.conftest import World, follow, manual, say, session_of, soon
 
 TIMEOUT = 0.1
@@ -121,3 +122,90 @@ async def test_users_are_stopped_without_touching_others(world: World) -> None:
     assert await pool.stop_instance(bob.id)
     assert not await pool.stop_instance(bob.id)
     assert pool.instances() == []
+
+
+DAY = 86400.0
+
+
+@pytest.mark.parametrize("jump", [0.0, DAY, -DAY], ids=["no jump", "a day on", "a day back"])
+async def test_the_idle_time_goes_on_over_a_restart_whoever_sets_the_clock(world: World, jump: float) -> None:
+    clock = world.clock = FakeClock()
+    pool = await world.start(idle_timeout_seconds=900, max_age_seconds=0)
+    screen = await follow(pool)
+    await screen.ended(await say(pool, "m1"))
+    await session_of(pool).log.settled()
+    clock.advance(600)
+    await world.crash(pool)
+    clock.set_wall(clock.wall() + jump)
+    clock.advance(100)
+    again = await world.start()
+    idleness = session_of(again).idleness
+    assert clock.monotonic() - idleness.since == 700
+    timer = idleness._timer
+    assert timer is not None
+    assert timer.when() - asyncio.get_running_loop().time() == pytest.approx(200, abs=2)
+    assert world.host.living, "nobody is parked early"
+
+
+async def test_who_was_idle_for_too_long_is_parked_by_the_next_server(world: World) -> None:
+    clock = world.clock = FakeClock()
+    pool = await world.start(idle_timeout_seconds=900)
+    screen = await follow(pool)
+    await screen.ended(await say(pool, "m1"))
+    await session_of(pool).log.settled()
+    await world.crash(pool)
+    clock.advance(901)
+    again = await world.start()
+    await soon(lambda: not world.host.living)
+    await soon(lambda: session_of(again).state is SessionState.PARKED)
+    later = await follow(again)
+    assert (await later.ended(await say(again, "m2")))["state"] == "succeeded"
+
+
+async def test_the_age_of_an_instance_does_not_follow_the_wall_clock(world: World) -> None:
+    clock = world.clock = FakeClock()
+    pool = await world.start(max_age_seconds=3600)
+    await pool.get_or_create_instance("alice")
+    await session_of(pool).log.settled()
+    await world.crash(pool)
+    clock.advance(600)
+    clock.set_wall(clock.wall() + DAY)
+    again = await world.start()
+    assert session_of(again).idleness._life_left() == 3000
+
+
+async def test_a_viewer_wakes_a_session_once_also_over_a_restart(world: World) -> None:
+    pool = await world.start(idle_timeout_seconds=900)
+    screen = await follow(pool)
+    await screen.ended(await say(pool, "m1"))
+    await pool.destroy_instance("alice")
+    await follow(pool)
+    await soon(lambda: session_of(pool).state is SessionState.LIVE)
+    session_of(pool).idleness.park("idle")
+    await soon(lambda: session_of(pool).state is SessionState.PARKED)
+    await session_of(pool).log.settled()
+    await world.crash(pool)
+    again = await world.start()
+    await follow(again)
+    await asyncio.sleep(0.05)
+    assert session_of(again).state is SessionState.PARKED, "it was woken for nothing once already"
+    later = await follow(again)
+    await later.ended(await say(again, "m2"))
+    await again.destroy_instance("alice")
+    await follow(again)
+    await soon(lambda: session_of(again).state is SessionState.LIVE, "a new idle period began")
+
+
+async def test_the_idle_time_begins_when_background_work_ends(world: World) -> None:
+    clock = world.clock = FakeClock()
+    pool = await world.start(idle_timeout_seconds=900)
+    await pool.get_or_create_instance("alice")
+    changed = {"type": "system", "subtype": "background_tasks_changed"}
+    world.host.cli().emit({**changed, "tasks": [{"task_id": "t1"}]})
+    session = session_of(pool)
+    await soon(lambda: session.instance is not None and session.instance.background)
+    clock.advance(5000)
+    world.host.cli().emit({**changed, "tasks": []})
+    await soon(lambda: session.instance is not None and not session.instance.background)
+    assert session.idleness.since == clock.monotonic()
+    assert world.host.living
