@@ -12,6 +12,7 @@ from typing import Any
 from pool.errors import BadRequest
 
 ISOLATION_MODES = ("auto", "none", "uid", "bwrap")
+USER_PROGRAMS = ("auto", "allow", "deny")
 NETWORK_MODES = ("auto", "gateway_only", "outbound", "open")
 
 
@@ -49,6 +50,11 @@ class QuotaBook:
         keys = self.plans.get(entry, {}) if isinstance(entry, str) else entry
         return replace(self.default, **keys)
 
+    def plan_of(self, user_id: str) -> str | None:
+        """The plan that ``user_id`` is on, if it is on one."""
+        entry = self.users.get(user_id)
+        return entry if isinstance(entry, str) else None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolConfig:
@@ -56,8 +62,11 @@ class PoolConfig:
 
     ``gateway_command`` is the program that the keeper starts as the model
     gateway; it is appended ``--data DIR``. ``check_cli``: after the start, try
-    out a CLI that is not known yet (``pool.runtime.conformance``). Raises
-    ``BadRequest`` naming all bad fields.
+    out a CLI that is not known yet (``pool.runtime.conformance``).
+    ``plan_rules`` are rules for tools, by plan and then by the names of the
+    four lists here, which they add to. ``user_programs``: may the CLI start
+    hooks, MCP servers and helpers that a user's own files name? ``auto``: where
+    no rule for tools holds. Raises ``BadRequest`` naming all bad fields.
     """
 
     data_dir: Path
@@ -102,6 +111,8 @@ class PoolConfig:
     denied_commands: tuple[str, ...] = ()
     allowed_paths: tuple[str, ...] = ()
     denied_paths: tuple[str, ...] = ()
+    plan_rules: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
+    user_programs: str = "auto"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "data_dir", Path(self.data_dir).absolute())
@@ -127,6 +138,8 @@ class PoolConfig:
             bad.append(f"isolation_mode must be one of {', '.join(ISOLATION_MODES)}")
         if self.isolation_network not in NETWORK_MODES:
             bad.append(f"isolation_network must be one of {', '.join(NETWORK_MODES)}")
+        if self.user_programs not in USER_PROGRAMS:
+            bad.append(f"user_programs must be one of {', '.join(USER_PROGRAMS)}")
         if "default" not in self.permission_modes:
             bad.append("permission_modes must contain 'default'")
         return bad

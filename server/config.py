@@ -254,13 +254,23 @@ class Isolation(Section):
         return value
 
 
-class Security(Section):
-    """What sessions may do; ``allowed_slash_commands`` None allows all."""
+class ToolRules(Section):
+    """Rules for tool calls, as docs/permissions.md explains them."""
 
     allowed_commands: Texts = []
     denied_commands: Texts = []
     allowed_paths: Texts = []
     denied_paths: Texts = []
+
+
+class Security(ToolRules):
+    """What sessions may do; ``allowed_slash_commands`` None allows all.
+
+    ``plans``: rules for the users of a plan of ``quotas.plans``, beside those for all.
+    """
+
+    plans: Annotated[dict[str, ToolRules], _FromJson] = {}
+    user_programs: Literal["auto", "allow", "deny"] = "auto"
     permission_modes: Texts = ["default", "acceptEdits", "plan"]
     allowed_slash_commands: Texts | None = None
 
@@ -325,6 +335,9 @@ class ServerConfig(Section):
     def _parts_fit(self) -> ServerConfig:
         if (self.server.tls_cert_file is None) != (self.server.tls_key_file is None):
             raise ValueError("server.tls_cert_file and server.tls_key_file go together")
+        missing = set(self.security.plans) - set(self.quotas.plans)
+        if missing:
+            raise ValueError(f"security.plans names plans that do not exist: {', '.join(sorted(missing))}")
         if self.auth.proxy_header and not self.server.trusted_proxies:
             raise ValueError("auth.proxy_header needs server.trusted_proxies")
         return self

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pool import PoolConfig, Quota, QuotaBook, compile_rules
-from server.config import QuotaKeys, Quotas, ServerConfig
+from server.config import QuotaKeys, Quotas, ServerConfig, ToolRules
 from server.settings import secret_text
 
 _POOL_KEYS = (
@@ -26,7 +26,6 @@ _POOL_KEYS = (
     "spool_max_bytes",
     "disk_reserve_bytes",
 )
-_TOOL_RULES = ("allowed_commands", "denied_commands", "allowed_paths", "denied_paths")
 
 
 def to_pool_config(config: ServerConfig, data_dir: Path, environ: Mapping[str, str]) -> PoolConfig:
@@ -36,8 +35,10 @@ def to_pool_config(config: ServerConfig, data_dir: Path, environ: Mapping[str, s
     ``BadRequest`` naming all fields that the pool does not take, or the rule
     for tools that is none.
     """
-    tool_rules = {key: tuple(getattr(config.security, key)) for key in _TOOL_RULES}
-    compile_rules(**tool_rules)
+    tool_rules = _tool_rules(config.security)
+    plan_rules = {plan: _tool_rules(rules) for plan, rules in config.security.plans.items()}
+    for rules in (tool_rules, *plan_rules.values()):
+        compile_rules(**rules)
     return PoolConfig(
         data_dir=data_dir,
         storage_url=secret_text(config.storage.url),
@@ -54,8 +55,14 @@ def to_pool_config(config: ServerConfig, data_dir: Path, environ: Mapping[str, s
         denied_commands=tool_rules["denied_commands"],
         allowed_paths=tool_rules["allowed_paths"],
         denied_paths=tool_rules["denied_paths"],
+        plan_rules=plan_rules,
+        user_programs=config.security.user_programs,
         **{key: getattr(config.pool, key) for key in _POOL_KEYS},
     )
+
+
+def _tool_rules(rules: ToolRules) -> dict[str, tuple[str, ...]]:
+    return {name: tuple(getattr(rules, name)) for name in ToolRules.model_fields}
 
 
 def _cli_environment(items: list[str], environ: Mapping[str, str]) -> dict[str, str]:

@@ -42,6 +42,15 @@ TODO_TOOLS = ("TaskCreate", "TaskUpdate", "TaskList", "TaskGet")
 SETTINGS = {"crossSessionInbound": "refuse"}
 """Settings over all others: no message of another process starts a turn here."""
 
+HELPERS = ("apiKeyHelper", "awsAuthRefresh", "awsCredentialExport", "gcpAuthRefresh", "otelHeadersHelper")
+"""Settings that name a program which the CLI runs by itself."""
+
+# Variables of a settings file by which every shell of the Bash tool would run something first.
+_SHELL_VARIABLES = ("BASH_ENV", "ENV", "CLAUDE_CODE_SHELL_PREFIX")
+
+# Of the operator's tier, so that no settings file of a user can say otherwise.
+_NO_OWN_PROGRAMS = {"allowManagedHooksOnly": True, "disableSkillShellExecution": True}
+
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@\[\]-]{0,199}", re.ASCII)
 _TOOL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_*-]{0,127}", re.ASCII)
 _TOOL_RULE = re.compile(r"\([^(),\x00-\x1f]{0,1000}\)")
@@ -54,8 +63,11 @@ class CliOptions:
     ``session_uuid`` is the CLI's own session: new, or with ``resume`` the one
     to go on with (a new one that exists already, and a resumed one that does
     not, end the CLI at once). ``fork_from`` makes ``session_uuid`` a new
-    session with the history of that one. ``extra_args`` are the operator's
-    and are taken as they are.
+    session with the history of that one. ``user_programs`` False: the CLI
+    starts no program by itself because a file of the user says so: no shell
+    hook, no MCP server, no shell line of a skill or command, none of
+    ``HELPERS``. Hooks registered at ``initialize`` stay (measured).
+    ``extra_args`` are the operator's and are taken as they are.
     """
 
     session_uuid: str
@@ -66,6 +78,7 @@ class CliOptions:
     append_system_prompt: str | None = None
     allowed_tools: Sequence[str] = ()
     disallowed_tools: Sequence[str] = DISALLOWED_TOOLS
+    user_programs: bool = True
     extra_args: Sequence[str] = ()
 
 
@@ -79,7 +92,7 @@ def build_args(options: CliOptions) -> tuple[str, ...]:
         "--include-partial-messages",
         "--permission-prompt-tool=stdio",
         *_session_args(options),
-        f"--settings={encode(SETTINGS).decode()}",
+        *_settings_args(options),
         f"--permission-mode={check_permission_mode(options.permission_mode)}",
         f"--allowedTools={_tools((*TODO_TOOLS, *options.allowed_tools))}",
     ]
@@ -152,6 +165,17 @@ def _session_args(options: CliOptions) -> list[str]:
         origin = check_session_uuid(options.fork_from)
         return [f"--resume={origin}", "--fork-session", f"--session-id={session}"]
     return [f"--resume={session}"] if options.resume else [f"--session-id={session}"]
+
+
+def _settings_args(options: CliOptions) -> list[str]:
+    if options.user_programs:
+        return [f"--settings={encode(SETTINGS).decode()}"]
+    settings = {**SETTINGS, **dict.fromkeys(HELPERS, ""), "env": dict.fromkeys(_SHELL_VARIABLES, "")}
+    return [
+        f"--settings={encode(settings).decode()}",
+        f"--managed-settings={encode(_NO_OWN_PROGRAMS).decode()}",
+        "--strict-mcp-config",
+    ]
 
 
 def _tools(rules: Sequence[str]) -> str:

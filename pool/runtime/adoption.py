@@ -89,7 +89,8 @@ class Adoption:
                     await instance.ended.wait()
                 return
             await session.around.tool_policy.answer_again(session, instance)
-            answer = await instance.handshake(_ATTACH_SECONDS, session.around.tool_policy.hooks)
+            hooks = session.around.tool_policy.hooks(session)
+            answer = await instance.handshake(_ATTACH_SECONDS, hooks)
         except InstanceGone:
             instance.exited(ExitStatus(), "")
         except KeeperUnavailable:

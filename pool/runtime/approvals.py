@@ -7,13 +7,14 @@ tells which stored answers must be written again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from pool.clock import Clock
 from pool.errors import AlreadyResolved, BadRequest, NotFound
 from pool.model import Cursor, InstanceId, PermissionInfo, SessionKey, TurnId
+from pool.policy.remembered import Remembered, remembered
 from pool.protocol.connection import permission_response
 from pool.runtime.log import SessionLog
 from pool.store.base import PatchPermission, PermissionRecord, PutPermission
@@ -40,8 +41,11 @@ def _presentable(text: str) -> str:
 class Approvals:
     """Open and lately answered approvals of one session's live instance."""
 
-    def __init__(self, key: SessionKey, log: SessionLog, clock: Clock) -> None:
+    def __init__(
+        self, key: SessionKey, log: SessionLog, clock: Clock, permission_modes: Collection[str]
+    ) -> None:
         self._key = key
+        self._modes = permission_modes
         self._log = log
         self._clock = clock
         self._records: dict[str, PermissionRecord] = {}
@@ -187,20 +191,22 @@ class Approvals:
         else:
             self._log.change(patch)
 
-    @staticmethod
-    def _rules(record: PermissionRecord, decision: str, scope: str) -> list[dict[str, Any]] | None:
+    def _remembered(self, record: PermissionRecord) -> list[Remembered]:
+        return remembered(record.request.get("permission_suggestions"), self._modes)
+
+    def _rules(self, record: PermissionRecord, decision: str, scope: str) -> list[dict[str, Any]] | None:
+        """What the CLI is to remember: exactly what ``remembers`` of the frame has told."""
         if decision != "allow" or scope == "once":
             return None
-        suggestions = record.request.get("permission_suggestions")
-        if not isinstance(suggestions, list):
-            return None
         destination = _REMEMBER[scope]
-        return [{**rule, "destination": destination} for rule in suggestions if isinstance(rule, dict)]
+        return [{**one.update, "destination": destination} for one in self._remembered(record)] or None
 
-    @staticmethod
-    def _info(record: PermissionRecord) -> PermissionInfo:
+    def _info(self, record: PermissionRecord) -> PermissionInfo:
         tool_input = record.request.get("input")
         details = {name: record.request[name] for name in _SHOWN if record.request.get(name) is not None}
+        texts = [one.text for one in self._remembered(record)]
+        if texts:
+            details["remembers"] = texts
         return PermissionInfo(
             record.request_id,
             record.tool,

@@ -32,6 +32,7 @@ def launch_spec(session: Session, instance: Instance, paths: WorkspacePaths) -> 
         permission_mode=session.record.permission_mode,
         append_system_prompt=template.append_system_prompt,
         allowed_tools=tuple(template.allowed_tools),
+        user_programs=session.around.tool_policy.allows_user_programs(session),
         extra_args=config.cli_extra_args,
     )
     return LaunchSpec(

@@ -77,7 +77,9 @@ class Session:
             config.viewer_budget_bytes,
             config.max_line_bytes,
         )
-        self.approvals = Approvals(record.key, self.log, surroundings.clock)
+        self.approvals = Approvals(
+            record.key, self.log, surroundings.clock, surroundings.config.permission_modes
+        )
         self.turns = Turns(
             self.log,
             surroundings.clock,

@@ -11,13 +11,22 @@ tells the model to try that call again (measured).
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pool.config import PoolConfig
 from pool.errors import PoolError
 from pool.launch.sandbox import HOME, WORKSPACE
-from pool.policy.rules.decision import Decision, Kind, ToolCall, compile_rules, decide
+from pool.policy.rules.decision import (
+    RULE_LISTS,
+    Decision,
+    Kind,
+    Rules,
+    ToolCall,
+    add_rules,
+    compile_rules,
+    decide,
+)
 from pool.policy.rules.paths import Places
 from pool.protocol.connection import success_response
 from pool.protocol.encoding import decode
@@ -43,30 +52,63 @@ _READ_BYTES = 1024 * 1024
 _TIMEOUT_MARGIN_SECONDS = 60
 _MAX_TIMEOUT_SECONDS = 2_000_000  # the CLI counts milliseconds in 31 bits
 _TELLING = (b'"hook_callback"', b'"tool_result"', b'"control_cancel_request"', b'"can_use_tool"')
+_KEPT = 64
 _OUTCOMES = {Kind.ALLOW: "allow", Kind.ASK: "ask", Kind.DENY: "deny"}
 
 
 class ToolPolicy:
-    """The rules of one pool. Raises ``BadRequest`` for a rule that is none."""
+    """The rules of one pool: of all, of the user's plan, of the session's template. They add up; deny wins.
+
+    Raises ``BadRequest`` for a rule that is none.
+    """
 
     def __init__(self, config: PoolConfig) -> None:
-        self._rules = compile_rules(
-            allowed_commands=config.allowed_commands,
-            denied_commands=config.denied_commands,
-            allowed_paths=config.allowed_paths,
-            denied_paths=config.denied_paths,
-        )
+        self._quotas = config.quotas
+        self._own = {name: tuple(getattr(config, name)) for name in RULE_LISTS}
+        self._plans = dict(config.plan_rules)
+        self._user_programs = config.user_programs
+        self._compiled: dict[tuple[tuple[str, ...], ...], Rules] = {}
+        for plan in ({}, *self._plans.values()):
+            self._rules(plan, {})
         # An unanswered hook fails the tool: it must outlast the time that a new server may take to come.
         seconds = int(config.orphan_lease_seconds) + _TIMEOUT_MARGIN_SECONDS
         self._timeout_seconds = min(seconds, _MAX_TIMEOUT_SECONDS)
 
-    @property
-    def hooks(self) -> Mapping[str, Any]:
-        """What ``initialize`` is to register; nothing when there are no rules."""
-        if self._rules.is_empty:
+    def hooks(self, session: Session) -> Mapping[str, Any]:
+        """What ``initialize`` is to register; nothing when no rule holds for the session."""
+        if not self._has_rules(session):
             return {}
         hook = {"matcher": None, "hookCallbackIds": [CALLBACK], "timeout": self._timeout_seconds}
         return {"PreToolUse": [hook]}
+
+    def allows_user_programs(self, session: Session) -> bool:
+        """May the CLI start programs by itself that the user's own files name?"""
+        if self._user_programs == "auto":
+            return not self._has_rules(session)
+        return self._user_programs == "allow"
+
+    def _has_rules(self, session: Session) -> bool:
+        try:
+            return not self._rules_of(session).is_empty
+        except PoolError:
+            # They cannot be read: every call will be denied, and the hook is what does it.
+            return True
+
+    def _rules_of(self, session: Session) -> Rules:
+        """Raises a ``PoolError`` when the template is gone or cannot be read."""
+        plan = self._quotas.plan_of(session.key.user_id)
+        template = session.around.workspaces.template(session.record.template)
+        return self._rules(self._plans.get(plan or "", {}), template.security.lists())
+
+    def _rules(self, plan: Mapping[str, Sequence[str]], template: Mapping[str, Sequence[str]]) -> Rules:
+        lists = add_rules(self._own, plan, template)
+        key = tuple(lists.values())
+        rules = self._compiled.get(key)
+        if rules is None:
+            if len(self._compiled) >= _KEPT:
+                self._compiled.clear()
+            rules = self._compiled[key] = compile_rules(**lists)
+        return rules
 
     def answer(self, session: Session, instance: Instance, frame: ControlRequest) -> bool:
         """Answer a ``hook_callback``, whoever registered it. False: it is no tool call."""
@@ -80,7 +122,10 @@ class ToolPolicy:
         given = frame.request.get("input")
         if not isinstance(given, dict) or given.get("hook_event_name") != "PreToolUse":
             return None
-        decision = decide(self._rules, _call(session, given))
+        try:
+            decision = decide(self._rules_of(session), _call(session, given))
+        except PoolError as error:
+            decision = Decision(Kind.DENY, f"the rules of this session cannot be read: {error.message}")
         if decision.kind is Kind.DENY:
             edges.tool_call_denied(session, str(given.get("tool_name")), decision.rule)
         return success_response(frame.request_id, hook_output(decision))
@@ -90,7 +135,7 @@ class ToolPolicy:
 
         To be called at a takeover, before ``initialize``.
         """
-        if self._rules.is_empty:
+        if not self._has_rules(session):
             return
         try:
             open_calls = await _open_calls(session, instance, instance.received_offset)

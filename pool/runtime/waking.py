@@ -223,7 +223,7 @@ class Waking:
         self._note_identity(instance)
         left = deadline - asyncio.get_running_loop().time()
         with around.counters.spawn_step.timed("handshake"):
-            await instance.handshake(max(left, 0.1), around.tool_policy.hooks)
+            await instance.handshake(max(left, 0.1), around.tool_policy.hooks(session))
         if instance.stop_reason is not None:
             raise LaunchFailed("the instance was stopped while it started", details={"step": "stopped"})
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 
 from pool.errors import BadRequest, InvalidName, NotFound
 from pool.names import check_name
+from pool.policy.rules.decision import RULE_LISTS, compile_rules
 
 DESCRIPTION_FILE = "template.yaml"
 
@@ -31,12 +32,36 @@ def _checked_environment(env: dict[str, str]) -> dict[str, str]:
     return env
 
 
+class TemplateRules(BaseModel):
+    """Rules for tools in sessions of a template, beside those of the whole server."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    allowed_commands: tuple[str, ...] = ()
+    denied_commands: tuple[str, ...] = ()
+    allowed_paths: tuple[str, ...] = ()
+    denied_paths: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _can_be_read(self) -> Self:
+        try:
+            compile_rules(**self.lists())
+        except BadRequest as error:
+            raise ValueError(error.message) from error
+        return self
+
+    def lists(self) -> dict[str, tuple[str, ...]]:
+        """The four lists by their names."""
+        return {name: getattr(self, name) for name in RULE_LISTS}
+
+
 class Template(BaseModel):
     """What ``template.yaml`` says; every key may be left out, an unknown one is an error.
 
     ``model`` and ``permission_mode`` None: the pool's. ``append_system_prompt``
     goes after the CLI's own prompt. ``allowed_tools`` are the CLI's rules for
     tools that need no approval. ``env`` is added to the environment.
+    ``security`` has rules for tools that the server decides by.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -48,6 +73,7 @@ class Template(BaseModel):
     append_system_prompt: str | None = None
     allowed_tools: tuple[str, ...] = ()
     env: Annotated[dict[str, str], AfterValidator(_checked_environment)] = {}
+    security: TemplateRules = TemplateRules()
 
 
 class Templates:

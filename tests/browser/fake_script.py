@@ -117,7 +117,9 @@ async def _ask(scene: Scene) -> None:
     tool_id = scene.use("Bash", tool_input)
     rule = {"toolName": "Bash", "ruleContent": "make:*"}
     suggestions = [{"type": "addRules", "rules": [rule], "behavior": "allow", "destination": "localSettings"}]
-    answer = await scene.session.ask(_id("ask"), "Bash", tool_input, permission_suggestions=suggestions)
+    answer = await scene.session.ask(
+        _id("ask"), "Bash", tool_input, permission_suggestions=suggestions, remembers=["Bash(make:*)"]
+    )
     if answer["decision"] == "allow":
         scene.result(tool_id, "cc -o app main.c\nok")
         await scene.say(f"Built, allowed {answer.get('scope', 'once')}.")
@@ -130,7 +132,9 @@ async def _write(scene: Scene) -> None:
     tool_input = {"file_path": "/workspace/notes.txt", "content": "tea\ncake\nmusic\n"}
     tool_id = scene.use("Write", tool_input)
     suggestions = [{"type": "setMode", "mode": "acceptEdits", "destination": "session"}]
-    await scene.session.ask(_id("ask"), "Write", tool_input, permission_suggestions=suggestions)
+    await scene.session.ask(
+        _id("ask"), "Write", tool_input, permission_suggestions=suggestions, remembers=["all file edits"]
+    )
     scene.result(tool_id, "File created successfully at: /workspace/notes.txt")
     await scene.say("Done: `notes.txt` is written.")
 

@@ -93,6 +93,18 @@ class Rules:
         return bool(self.allowed_paths or self.denied_paths)
 
 
+RULE_LISTS = ("allowed_commands", "denied_commands", "allowed_paths", "denied_paths")
+"""The names of the four lists that rules are configured in."""
+
+
+def add_rules(*books: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    """The lists of all ``books`` put together: each may allow more and deny more, and deny wins over all."""
+    return {
+        name: tuple(dict.fromkeys(rule for book in books for rule in book.get(name, ())))
+        for name in RULE_LISTS
+    }
+
+
 def compile_rules(
     *,
     allowed_commands: Sequence[str] = (),

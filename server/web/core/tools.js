@@ -105,19 +105,9 @@ export function approvalParts(tool, input) {
   return parts;
 }
 
-/** What "always" would allow, from the CLI's suggestions: ["Bash(ls:*)"]; empty when there is no rule to remember. */
-export function ruleWords(suggestions) {
-  if (!Array.isArray(suggestions)) return [];
-  return suggestions.flatMap((one) => {
-    if (one?.type === "setMode") return [one.mode === "acceptEdits" ? "all file edits" : `mode ${one.mode}`];
-    if (Array.isArray(one?.rules)) return one.rules.map(ruleText);
-    if (Array.isArray(one?.directories)) return one.directories.map((directory) => `files in ${directory}`);
-    return [];
-  });
-}
-
-function ruleText(rule) {
-  return rule.ruleContent ? `${rule.toolName}(${rule.ruleContent})` : `every ${rule.toolName}`;
+/** What "always" would make the CLI remember, word for word as the server told it; [] when nothing can be. */
+export function ruleWords(remembers) {
+  return Array.isArray(remembers) ? remembers.filter((text) => typeof text === "string" && text) : [];
 }
 
 const INVISIBLE = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\u{e0000}-\u{e007f}]/gu;

@@ -59,7 +59,7 @@ function drawApproval(ask, settle) {
   card.append(el("div", { class: "approval-body" }, drawInput(ask)));
   const note = el("input", { type: "text", maxlength: "500", placeholder: "Reason (optional)" });
   note.setAttribute("aria-label", "Reason for denying");
-  const rules = plan ? [] : ruleWords(ask.details.permission_suggestions);
+  const rules = plan ? [] : ruleWords(ask.details.remembers);
   card.append(buttons(settle, note, plan, rules));
   return card;
 }

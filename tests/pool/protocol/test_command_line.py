@@ -51,6 +51,16 @@ def options_of(args: tuple[str, ...]) -> dict[str, str]:
     return {arg.partition("=")[0]: arg.partition("=")[2] for arg in args}
 
 
+def test_programs_of_the_users_own_files_are_left_out_above_all_of_their_settings() -> None:
+    assert "--managed-settings" not in options_of(build_args(NEW))
+    args = build_args(replace(NEW, user_programs=False))
+    options = options_of(args)
+    assert json.loads(options["--managed-settings"])["allowManagedHooksOnly"] is True
+    assert json.loads(options["--settings"])["apiKeyHelper"] == ""
+    assert json.loads(options["--settings"])["crossSessionInbound"] == "refuse"
+    assert "--strict-mcp-config" in args
+
+
 def test_a_new_session() -> None:
     args = build_args(NEW)
     assert args[:6] == (

@@ -101,3 +101,20 @@ async def test_a_request_that_is_not_served_is_refused_so_that_the_turn_goes_on(
     world.host.cli().emit({"type": "control_request", "request_id": "q1", "request": request})
     await soon(lambda: "q1" in world.host.cli().answers)
     assert world.host.cli().answers["q1"]["subtype"] == "error"
+
+
+async def test_what_is_remembered_is_what_was_told(world: World) -> None:
+    """A mode that is not allowed here, and a rule that nobody could read, are not agreed to."""
+    pool, screen, _turn = await asking(world)
+    rule = {"type": "addRules", "behavior": "allow", "rules": [{"toolName": "Bash", "ruleContent": "ls:*"}]}
+    suggestions = [
+        {**rule, "destination": "userSettings"},
+        {"type": "setMode", "mode": "bypassPermissions", "destination": "session"},
+    ]
+    world.host.cli().ask("r1", permission_suggestions=suggestions)
+    await soon(lambda: screen.of_type("permission_request"))
+    assert screen.of_type("permission_request")[0]["remembers"] == ["Bash(ls:*)"]
+    await answer(pool, "r1", scope="session")
+    await soon(lambda: "r1" in world.host.cli().answers)
+    given = world.host.cli().answers["r1"]["response"]["updatedPermissions"]
+    assert given == [{**rule, "destination": "session"}]

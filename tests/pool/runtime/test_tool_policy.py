@@ -6,14 +6,19 @@ import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from pool.config import PoolConfig
-from pool.errors import BadRequest
+from pool.config import PoolConfig, QuotaBook
+from pool.errors import BadRequest, PoolError
+from pool.model import SessionId, SessionKey, UserId
 from pool.policy.rules.decision import NO_DECISION, Decision, Kind
+from pool.protocol.frames import ControlRequest
+from pool.runtime.counting import Counters
 from pool.runtime.tool_policy import ToolPolicy, hook_output
+from pool.workspace.templates import Template, TemplateRules
 from tests.e2e.site import Client, Site, client, serving
 from tests.waiting import eventually
 
@@ -174,6 +179,64 @@ async def test_no_settings_file_written_meanwhile_changes_a_decision(short_dir: 
                 await decisions_stand(site, viewer)
 
 
+EVENTS = ("SessionStart", "UserPromptSubmit", "PreToolUse", "PostToolUse", "Stop")
+
+
+def write_programs(site: Site, marks: str) -> None:
+    """Everything below what the instance can write by which the CLI starts a program by itself."""
+
+    def touch(name: str) -> str:
+        return f"touch {marks}/{name}"
+
+    for place, directory in (("user", "homes/alice/.claude"), ("project", "workspaces/alice/.claude")):
+        hooks = {
+            event: [{"matcher": "", "hooks": [{"type": "command", "command": touch(f"{place}-{event}")}]}]
+            for event in EVENTS
+        }
+        settings = {
+            "hooks": hooks,
+            "apiKeyHelper": f"{touch(place + '-helper')}; echo none",
+            "enableAllProjectMcpServers": True,
+            "disableAllHooks": False,
+            "allowManagedHooksOnly": False,
+        }
+        (site.data / directory).mkdir(parents=True, exist_ok=True)
+        for file in ("settings.json", "settings.local.json"):
+            (site.data / directory / file).write_text(json.dumps(settings))
+    server = {"command": "sh", "args": ["-c", f"{touch('mcp')}; exit 1"]}
+    workspace = site.data / "workspaces/alice"
+    (workspace / ".mcp.json").write_text(json.dumps({"mcpServers": {"own": server}}))
+    (workspace / ".claude/commands").mkdir(exist_ok=True)
+    (workspace / ".claude/commands/shell.md").write_text(
+        f"---\nallowed-tools: Bash\n---\n!`{touch('command')}`\nhello\n"
+    )
+
+
+@pytest.mark.real_cli
+@pytest.mark.parametrize("programs", ["auto", "allow"])
+async def test_hooks_and_servers_of_the_users_own_files(
+    short_dir: Path, real_cli: Path, programs: str
+) -> None:
+    """With rules none of them runs, and ours still decides; where they are allowed they all run."""
+    async with serving(short_dir, real_cli, security__user_programs=programs, **RULES) as site:
+        token = await site.add_user("alice")
+        marks = site.data / "workspaces/alice/marks"
+        marks.mkdir(parents=True)
+        async with client(site, token) as viewer:
+            await viewer.subscribe()
+            write_programs(site, "marks")
+            asks, text = await run(viewer, "run `touch stolen`", "allow")
+            assert (asks, REFUSED in text) == ([], True), text
+            asks, text = await run(viewer, "run `mkdir made`", "deny")
+            assert asks == [], text
+            await viewer.ended(await viewer.send("/shell"))
+        found = sorted(path.name for path in marks.iterdir())
+        if programs == "auto":
+            assert found == []
+        else:
+            assert {"user-PreToolUse", "project-Stop", "mcp", "command"} <= set(found)
+
+
 async def decisions_stand(site: Site, viewer: Client) -> None:
     """What is denied is denied, what no rule allows is asked about."""
     asks, text = await run(viewer, "run `touch stolen`", "allow")
@@ -225,10 +288,69 @@ async def test_an_instance_that_was_started_without_rules_gets_them_at_the_takeo
 
 def test_the_hook_outlasts_the_time_without_a_server(tmp_path: Path) -> None:
     config = PoolConfig(data_dir=tmp_path, orphan_lease_seconds=1000, denied_commands=("rm",))
-    (hook,) = ToolPolicy(config).hooks["PreToolUse"]
+    (hook,) = ToolPolicy(config).hooks(session_of())["PreToolUse"]
     assert hook["timeout"] > 1000
     assert hook["matcher"] is None
-    assert ToolPolicy(PoolConfig(data_dir=tmp_path)).hooks == {}
+    assert ToolPolicy(PoolConfig(data_dir=tmp_path)).hooks(session_of()) == {}
+
+
+def session_of(user: str = "alice", template: Template | PoolError | None = None) -> Any:
+    """As much of a session as the policy looks at; with an error its template cannot be read."""
+
+    def load(_name: str) -> Template:
+        if isinstance(template, PoolError):
+            raise template
+        return template or Template()
+
+    around = SimpleNamespace(
+        workspaces=SimpleNamespace(template=load),
+        counters=Counters(),
+        launcher=SimpleNamespace(describe_isolation=lambda: ("bwrap", "gateway_only", [])),
+    )
+    return SimpleNamespace(
+        key=SessionKey(UserId(user), SessionId("s")),
+        around=around,
+        record=SimpleNamespace(template="default"),
+    )
+
+
+def test_rules_of_the_plan_and_of_the_template_come_on_top(tmp_path: Path) -> None:
+    quotas = QuotaBook(plans={"staff": {}}, users={"alice": "staff", "bob": {"max_sessions": 1}})
+    policy = ToolPolicy(
+        PoolConfig(data_dir=tmp_path, quotas=quotas, plan_rules={"staff": {"denied_commands": ("rm",)}})
+    )
+    strict = Template(security=TemplateRules(allowed_commands=("ls",), denied_paths=("x",)))
+    alice, bob = session_of("alice"), session_of("bob")
+    assert (bool(policy.hooks(alice)), bool(policy.hooks(bob))) == (True, False)
+    assert bool(policy.hooks(session_of("bob", strict)))
+    both = policy._rules_of(session_of("alice", strict))
+    assert [len(both.denied_commands), len(both.allowed_commands), len(both.denied_paths)] == [1, 1, 1]
+    assert policy._rules_of(alice).allowed_commands == ()
+
+
+def test_a_template_that_cannot_be_read_denies_everything(tmp_path: Path) -> None:
+    policy = ToolPolicy(PoolConfig(data_dir=tmp_path))
+    broken = session_of(template=BadRequest("the template is broken"))
+    assert policy.hooks(broken)
+    assert not policy.allows_user_programs(broken)
+    given = {"hook_event_name": "PreToolUse", "tool_name": "Bash", "tool_input": {"command": "ls"}}
+    frame = ControlRequest(b"", "r1", "hook_callback", {"input": given})
+    line = policy._answer(broken, frame)
+    assert line is not None
+    output = json.loads(line)["response"]["response"]["hookSpecificOutput"]
+    assert output["permissionDecision"] == "deny"
+    assert "the template is broken" in output["permissionDecisionReason"]
+
+
+@pytest.mark.parametrize(
+    ("choice", "rules", "allowed"),
+    [("auto", (), True), ("auto", ("rm",), False), ("allow", ("rm",), True), ("deny", (), False)],
+)
+def test_programs_of_the_users_own_files(
+    tmp_path: Path, choice: str, rules: tuple[str, ...], allowed: bool
+) -> None:
+    policy = ToolPolicy(PoolConfig(data_dir=tmp_path, denied_commands=rules, user_programs=choice))
+    assert policy.allows_user_programs(session_of()) == allowed
 
 
 def test_a_bad_rule_is_refused(tmp_path: Path) -> None:
