@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -118,6 +118,13 @@ class ClaudeInstancePool(Dialogue, Evidence):
             await self._around.launcher.aclose(end_instances=end_instances)
         await self._around.store.aclose()
         self._helpers.aclose()
+
+    async def upgrade(self, *, force: bool = False) -> Mapping[str, str]:
+        """Have keeper and gateway go over to the installed code, without a cut turn; what became of each.
+
+        See ``Launcher.upgrade``. Raises ``Conflict`` and ``KeeperUnavailable``.
+        """
+        return await self._around.launcher.upgrade(force=force)
 
     def drain(self) -> None:
         """Admit nothing new; what runs goes on."""

@@ -96,11 +96,22 @@ def serve(config: Path | None, data: Path, host: str | None, port: int | None, o
             serve_until_told(site)
 
 
+_KEEPER_NOTES = {
+    "upgraded": "the keeper runs the installed code",
+    "unchanged": "the keeper ran the installed code already",
+    "too_old": "the keeper is too old to be upgraded in place: it changes with the next stop and serve",
+}
+
+
 @main.command()
+@click.option("--force", is_flag=True, help="Replace the keeper also by the same code.")
 @_with_site
-def reload(site: Site) -> None:
-    """Replace the running server by what is installed and configured now; instances go on."""
-    before = call(site.data_dir, "reload", {}, timeout_seconds=180)["generation"]
+def reload(site: Site, force: bool) -> None:
+    """Replace server, keeper and gateway by what is installed and configured now; instances go on."""
+    done = call(site.data_dir, "reload", {"force": force}, timeout_seconds=300)
+    before = done["generation"]
+    if done.get("keeper") in _KEEPER_NOTES:
+        click.echo(_KEEPER_NOTES[done["keeper"]])
     deadline = time.monotonic() + _RELOAD_SECONDS
     while time.monotonic() < deadline:
         with contextlib.suppress(NoServer, ControlError):

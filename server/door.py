@@ -6,7 +6,7 @@ of ``pool.errors``; those that are usual are named.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from pool import Accepted, InstanceInfo, Metric, PermissionInfo, ProcessReport, SessionInfo, Viewer
@@ -281,6 +281,9 @@ class Pool(Protocol):
 
     def unready_reasons(self) -> list[str]:
         """Why no new work is admitted; empty when it is."""
+
+    async def upgrade(self, *, force: bool = False) -> Mapping[str, str]:
+        """Have keeper and gateway go over to the installed code. Raises ``Conflict`` and others."""
 
     def drain(self) -> None:
         """Admit nothing new."""

@@ -209,9 +209,10 @@ class Server:
                 return {}
             if name == "reload":
                 await self._check_next_image()
+                done = await services.pool.upgrade(force=bool(arguments.get("force")))
                 # After the answer is on its way.
                 asyncio.get_running_loop().call_later(_POLL_SECONDS, self._wishes.reload)
-                return {"generation": self._generation}
+                return {"generation": self._generation, **done}
             return await operations.run(name, arguments)
 
         return run

@@ -8,7 +8,7 @@ import itertools
 import socket
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -140,6 +140,12 @@ class KeeperClient(asyncio.Protocol):
         version = wire.VERSION_MAX if self.hello is None else self.hello.version
         answer = await self.request("hello", min=version, max=version, epoch=epoch)
         return int(answer["epoch"])
+
+    async def upgrade(self, **settings: float) -> None:
+        """Have the keeper go over to the installed code; ``settings`` as in ``keeper.upgrade``."""
+        answer = await self.request("upgrade", **settings)
+        if self.hello is not None:
+            self.hello = replace(self.hello, code=answer["code"])
 
     @property
     def is_lost(self) -> bool:

@@ -181,6 +181,18 @@ class Launcher(ABC):
     def on_lost(self, callback: Callable[[], None]) -> None:
         """Call ``callback`` when the connection to the host is lost for good (the keeper died)."""
 
+    async def upgrade(self, *, force: bool) -> Mapping[str, str]:
+        """Have the host's keeper and gateway go over to the installed code; what became of each.
+
+        ``keeper`` is ``upgraded``, ``unchanged`` (it runs the installed code;
+        ``force`` makes it go over all the same) or ``too_old`` (its protocol
+        has no upgrade); ``gateway`` is ``replaced`` or ``none``. A name is
+        missing where a host has no such thing. No turn and no model call is
+        cut. Raises ``Conflict`` when the new code does not take over;
+        everything is as it was then.
+        """
+        return {}
+
     @abstractmethod
     async def aclose(self, *, end_instances: bool) -> None:
         """Detach; with ``end_instances`` end every instance, the keeper and the gateway too."""

@@ -12,6 +12,7 @@ from typing import Any
 from pool.config import PoolConfig
 from pool.errors import KeeperUnavailable
 from pool.keeper.client import ConnectionLost, KeeperClient, KeeperError
+from pool.keeper.code_version import code_version
 from pool.keeper.program import noted_runtime_dir
 from pool.keeper.server import SOCKET_NAME
 from pool.keeper.starter import KeeperCommand, KeeperNotStarted, KeeperProcess, start_keeper
@@ -27,6 +28,9 @@ from pool.model import InstanceId
 _OPEN_ATTEMPTS = 5
 _ABANDON_SECONDS = 10.0
 _LEAVE_SECONDS = 15.0
+_UPGRADE_SECONDS = 90.0
+# of the keeper's protocol
+_UPGRADES_SINCE = 2
 
 _NO_KEEPER = "the keeper is not attached: open the launcher first"
 
@@ -142,6 +146,31 @@ class LocalLauncher(Launcher):
                 await client.wait_closed()
             if keeper is not None:
                 keeper.close()
+
+    async def upgrade(self, *, force: bool) -> Mapping[str, str]:
+        """See ``Launcher``."""
+        client = self._attached()
+        if client.hello is None or client.hello.version < _UPGRADES_SINCE:
+            return {"keeper": "too_old"}
+        installed = await asyncio.to_thread(code_version)
+        done = {"keeper": "unchanged", "gateway": "none"}
+        try:
+            async with asyncio.timeout(_UPGRADE_SECONDS):
+                if force or client.hello.code != installed:
+                    await client.upgrade(
+                        lease_seconds=self._config.orphan_lease_seconds,
+                        spool_max_bytes=self._config.spool_max_bytes,
+                        segment_bytes=self._config.spool_segment_bytes,
+                    )
+                    done["keeper"] = "upgraded"
+                await client.request("replace_gateway")
+                done["gateway"] = "replaced"
+        except TimeoutError:
+            raise KeeperUnavailable("the keeper did not go over to the installed code in time") from None
+        except KeeperError as error:
+            if error.code != "no_gateway":
+                raise pool_error(error) from error
+        return done
 
     def describe_isolation(self) -> tuple[str, str, Sequence[str]]:
         """See ``Launcher``."""

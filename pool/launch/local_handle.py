@@ -161,5 +161,8 @@ def pool_error(error: KeeperError) -> PoolError:
         "input_closed": InstanceGone,
         "full": InputBlocked,
         "alive": Conflict,
+        "busy": Conflict,
+        "upgrade_refused": Conflict,
+        "gateway_refused": Conflict,
     }
     return kinds.get(error.code, KeeperUnavailable)(str(error), details={"code": error.code})

@@ -17,7 +17,7 @@ from typing import Any
 
 from server.gateway.calls import Caller, Calls
 from server.gateway.configuration import LiveConfiguration, LiveOwnKeys
-from server.gateway.control import Listen, orders
+from server.gateway.control import End, Listen, orders, report
 from server.gateway.journal import close_journal, open_journal
 from server.gateway.listeners import Listeners
 from server.gateway.metering import Metering
@@ -32,7 +32,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True, help="the data directory")
     parser.add_argument("--control-fd", type=int, required=True, help="the keeper's SOCK_SEQPACKET socket")
     parser.add_argument(
-        "--drain-seconds", type=float, default=60.0, help="how long open calls may go on at the end"
+        "--drain-seconds", type=float, default=600.0, help="how long open calls may go on at the end"
     )
     arguments = parser.parse_args()
     os.umask(0o077)
@@ -87,8 +87,10 @@ async def _follow(channel: socket.socket, listeners: Listeners) -> None:
                 order.listener.close()
                 fields = {"instance": order.instance, "reason": str(error)}
                 _log.exception("cannot listen", extra={"fields": fields})
-        else:
+        elif isinstance(order, End):
             await listeners.end(order.instance)
+        else:
+            await report(channel)
 
 
 async def _first_of(*coroutines: Coroutine[Any, Any, object]) -> None:

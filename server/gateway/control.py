@@ -38,7 +38,17 @@ class End:
     instance: str
 
 
-Order = Listen | End
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Say that everything before is done."""
+
+
+Order = Listen | End | Report
+
+
+async def report(channel: socket.socket) -> None:
+    """Answer a ``Report``. Raises ``OSError`` when the keeper has gone."""
+    await asyncio.get_running_loop().sock_sendall(channel, json.dumps({"event": "ready"}).encode())
 
 
 async def orders(channel: socket.socket) -> AsyncIterator[Order]:
@@ -88,6 +98,8 @@ def _understood(raw: bytes, descriptors: list[int], flags: int) -> Order | None:
 
 
 def _parsed(body: object, descriptors: list[int]) -> Order:
+    if isinstance(body, dict) and body.get("op") == "report":
+        return Report()
     if not isinstance(body, dict) or not isinstance(body.get("instance"), str):
         raise ValueError("an order names its instance")
     if body.get("op") == "end":

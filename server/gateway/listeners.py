@@ -70,4 +70,6 @@ class Listeners:
         served, self._served = list(self._served.values()), {}
         for one in served:
             one.acceptor.close()
+            # else an idle connection stays, and the next request on it is answered by nobody
+            one.http.pre_shutdown()
         await asyncio.gather(*(one.http.shutdown(seconds) for one in served))

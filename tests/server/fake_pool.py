@@ -11,7 +11,7 @@ import asyncio
 import itertools
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -375,6 +375,9 @@ class FakePool:
 
     def unready_reasons(self) -> list[str]:
         return ["draining"] if self.is_draining else []
+
+    async def upgrade(self, *, force: bool = False) -> Mapping[str, str]:
+        return {"keeper": "upgraded" if force else "unchanged", "gateway": "replaced"}
 
     def drain(self) -> None:
         self.is_draining = True

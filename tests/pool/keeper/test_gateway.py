@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pool.keeper.client import KeeperClient
+from pool.keeper.client import KeeperClient, KeeperError
 from pool.keeper.gateway import socket_directory
 from tests.pool.keeper.rig import ECHO, SLEEPER, Rig, gone, python, start
 from tests.waiting import eventually
@@ -36,7 +36,11 @@ while True:
             order = json.loads(message)
             with open(data + '/orders', 'a') as file:
                 file.write(json.dumps(order) + chr(10))
-            if order['op'] == 'listen':
+            if order['op'] == 'report':
+                if os.path.exists(data + '/refuse'):
+                    sys.exit('this one does not serve')
+                control.send(json.dumps({'event': 'ready'}).encode())
+            elif order['op'] == 'listen':
                 listeners[socket.socket(fileno=fds[0])] = order
             else:
                 for listener in [l for l, o in listeners.items() if o['instance'] == order['instance']]:
@@ -167,3 +171,62 @@ async def test_without_a_gateway_there_are_directories_but_no_sockets(rig: Rig, 
 def test_socket_paths_are_short(instance: str) -> None:
     path = socket_directory(Path("/run/claude-pool/123456789abc"), instance) / "api.sock"
     assert len(os.fsencode(path)) < 60
+
+
+async def test_a_gateway_is_replaced_by_one_that_serves_already(rig: Rig) -> None:
+    await rig.keeper(gateway=command())
+    client = await rig.client()
+    for name in ("one", "two"):
+        await start(client, "shim", name, python(SLEEPER))
+    former = gateway_pid(client)
+    assert f'"pid": {former}' in await ask(rig, "one")
+    for _ in range(3):
+        answer = await client.request("replace_gateway")
+        assert answer["gateway_pid"] != former
+        for name in ("one", "two"):
+            told = await ask(rig, name)
+            assert f'"instance": "{name}"' in told
+            assert f'"pid": {answer["gateway_pid"]}' in told
+        await gone(former)
+        former = answer["gateway_pid"]
+    # what comes later is the new one's too
+    await start(client, "shim", "three", python(SLEEPER))
+    assert f'"pid": {former}' in await ask(rig, "three")
+    assert "down" not in [event["state"] for event in rig.events if event.get("event") == "gateway"]
+    assert rig.process is not None
+    rig.process.send_signal(signal.SIGTERM)
+    assert await rig.wait() == 0
+    await gone(former)
+
+
+async def test_a_gateway_that_does_not_come_to_serve_replaces_nothing(rig: Rig) -> None:
+    await rig.keeper(gateway=command())
+    client = await rig.client()
+    await start(client, "shim", "one", python(SLEEPER))
+    former = gateway_pid(client)
+    await eventually((rig.data / "orders").exists)
+    (rig.data / "refuse").touch()
+    with pytest.raises(KeeperError, match="this one does not serve") as refusal:
+        await client.request("replace_gateway")
+    assert refusal.value.code == "gateway_refused"
+    assert f'"pid": {former}' in await ask(rig, "one")
+    (rig.data / "refuse").unlink()
+    first, second = await asyncio.gather(
+        *(client.request("replace_gateway") for _ in range(2)), return_exceptions=True
+    )
+    assert isinstance(first, dict)
+    assert first["gateway_pid"] != former
+    assert isinstance(second, KeeperError)
+    assert second.code == "busy"
+
+
+async def test_a_gateway_that_dies_while_it_is_replaced_is_followed_by_the_new_one(rig: Rig) -> None:
+    await rig.keeper(gateway=command())
+    client = await rig.client()
+    await start(client, "shim", "one", python(SLEEPER))
+    former = gateway_pid(client)
+    replacing = asyncio.create_task(client.request("replace_gateway"))
+    os.kill(former, signal.SIGKILL)
+    answer = await asyncio.wait_for(replacing, 20)
+    assert f'"pid": {answer["gateway_pid"]}' in await ask(rig, "one")
+    assert rig.log().count('"gateway_started"') == 2
