@@ -3,7 +3,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 
-.PHONY: setup run test check fuzz bench demo acceptance clean
+.PHONY: setup run test check fuzz chaos soak bench demo acceptance clean
+
+# how long the trouble of a chaos run lasts, and its seed (the time of day when empty)
+SECONDS ?= 600
+SEED ?=
 
 setup: $(STAMP)
 
@@ -30,6 +34,12 @@ acceptance: $(STAMP)
 
 fuzz: $(STAMP)
 	HYPOTHESIS_PROFILE=fuzz $(BIN)/pytest -n 2 -o timeout=600 tests/pool
+
+chaos: $(STAMP)
+	$(BIN)/python -m tests.chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
+
+soak: $(STAMP)
+	$(BIN)/python -m tests.soak $(if $(SEED),--seed $(SEED))
 
 bench: $(STAMP)
 	$(BIN)/python -m bench

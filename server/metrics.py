@@ -97,7 +97,14 @@ async def all_metrics(services: Services) -> list[Metric]:
         (),
         [((), len(os.listdir("/proc/self/task")))],
     )
-    return [*await services.pool.metrics(), *services.counts.metrics(), version, threads]
+    tasks = Metric(
+        "process_asyncio_tasks",
+        "gauge",
+        "Tasks of the server's event loop.",
+        (),
+        [((), len(asyncio.all_tasks()))],
+    )
+    return [*await services.pool.metrics(), *services.counts.metrics(), version, threads, tasks]
 
 
 def render(metrics: Iterable[Metric], accept: str) -> tuple[bytes, str]:

@@ -108,25 +108,30 @@ class Site:
             await process.stdout.read()
             return await process.wait()
 
-    def command(self, *words: str, text: str = "") -> str:
+    def command(self, *words: str, text: str = "", seconds: float = 60) -> str:
         """Run a command of ``claude-pool``; its standard output."""
         done = subprocess.run(
             [sys.executable, "-m", "server", *words, "--data", str(self.data)],
             input=text,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=seconds,
             check=False,
             env=self.environment(),
         )
         assert done.returncode == 0, f"{words}: {done.stderr}"
         return done.stdout.strip()
 
-    async def add_user(self, name: str, password: str = "correct horse") -> str:
-        """A new user; a token of theirs."""
+    async def admin(self) -> str:
+        """A token of the first account, which may do everything."""
         if self._admin is None:
             self._admin = await self._post("/api/v1/auth/links/redeem", {"code": self._link_code})
-        await self._post("/api/v1/admin/users", {"user_id": name, "password": password}, self._admin)
+        return self._admin
+
+    async def add_user(self, name: str, password: str = "correct horse") -> str:
+        """A new user; a token of theirs."""
+        body = {"user_id": name, "password": password}
+        await self._post("/api/v1/admin/users", body, await self.admin())
         return await self._post("/api/v1/auth/login", {"username": name, "password": password})
 
     async def _post(self, path: str, body: Frame, token: str | None = None) -> str:
