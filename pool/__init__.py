@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pool.config import PoolConfig as PoolConfig
     from pool.config import Quota as Quota
     from pool.config import QuotaBook as QuotaBook
+    from pool.keeper.notify import Notifier as Notifier
     from pool.launch.process_table import ProcessReport as ProcessReport
     from pool.launch.process_table import find_orphans as find_orphans
     from pool.model import Accepted as Accepted
@@ -51,6 +52,7 @@ _HOMES = {
     "InstanceState": "pool.model",
     "Level": "pool.runtime.counters",
     "Metric": "pool.runtime.counters",
+    "Notifier": "pool.keeper.notify",
     "PermissionInfo": "pool.model",
     "PoolConfig": "pool.config",
     "PooledInstance": "pool.runtime.pooled",

@@ -21,7 +21,7 @@ from typing import Any
 
 from aiohttp import web
 
-from pool import ClaudeInstancePool
+from pool import ClaudeInstancePool, Notifier
 from pool.errors import Conflict, IsolationUnavailable
 from server.app import build_app, build_services
 from server.auth.passwords import Passwords
@@ -42,6 +42,8 @@ _CLOSE_SECONDS = 3.0
 _KEEPALIVE_SECONDS = 75.0
 _POLL_SECONDS = 0.1
 _CHECK_SECONDS = 120.0
+# after the drain: the ladders of all instances, keeper and gateway
+_END_SECONDS = 60.0
 
 
 class Ending(Enum):
@@ -97,6 +99,7 @@ class Server:
         self._config = serving.config
         self._wishes = Wishes()
         self._generation = uuid.uuid4().hex
+        self._notifier = Notifier(serving.environ)
         self.listen_fd: int | None = None
 
     async def run(self) -> Ending:
@@ -143,7 +146,11 @@ class Server:
         await control.start()
         # The site closes its socket when it stops; the original outlives it for a reload.
         await web.SockSite(runner, listener.dup(), ssl_context=tls, backlog=BACKLOG).start()
-        self._given.say(f"listening on {address_of(config.server, listener)}")
+        status = f"listening on {address_of(config.server, listener)}"
+        self._given.say(status)
+        self._notifier.ready(status)
+        watchdog = asyncio.create_task(self._prove_alive(), name="watchdog")
+        stack.push_async_callback(_end_task, watchdog)
         await self._greet(services, address)
         await self._wishes.stop.wait()
         await self._leave(pool, listener)
@@ -217,6 +224,12 @@ class Server:
 
         return run
 
+    async def _prove_alive(self) -> None:
+        """Tell the service manager, from the loop itself, that the loop turns."""
+        while self._notifier.watchdog_seconds is not None:
+            self._notifier.alive()
+            await asyncio.sleep(self._notifier.watchdog_seconds)
+
     async def _check_next_image(self) -> None:
         """Raises ``Conflict`` when what is installed and configured now could not serve."""
         result = await asyncio.to_thread(
@@ -235,10 +248,12 @@ class Server:
         """Let what runs finish, as far as this ending wants it; sockets and pool are ended by the stack."""
         if self._wishes.ending is Ending.RELOAD:
             _log.info("reloading: instances go on")
+            self._notifier.reloading()
             self.listen_fd = os.dup(listener.fileno())
             return
         pool.drain()
         seconds = self._config.pool.drain_timeout_seconds
+        self._notifier.stopping(seconds + _END_SECONDS)
         _log.info("draining for at most %s s", seconds)
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and not self._wishes.hurry.is_set():
@@ -252,6 +267,12 @@ class Server:
     async def _shut_down(self, pool: Pool) -> None:
         end_instances = self._wishes.ending is not Ending.RELOAD
         await pool.shutdown(end_instances=end_instances, drain_timeout_seconds=0)
+
+
+async def _end_task(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
 
 
 def default_check_command() -> list[str]:

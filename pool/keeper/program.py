@@ -24,6 +24,7 @@ from pool.keeper.ladder import Graces
 from pool.keeper.lease import Lease
 from pool.keeper.log import Log
 from pool.keeper.loop import Loop
+from pool.keeper.notify import Notifier
 from pool.keeper.reaper import Reaper, become_subreaper
 from pool.keeper.reconcile import reconcile
 from pool.keeper.server import SOCKET_NAME, Epochs, KeeperServer
@@ -33,6 +34,8 @@ from pool.keeper.upgrade import Upgrade
 _LOCK_WAIT_SECONDS = 30.0
 # after the last rung of the last ladder, how long the keeper still waits
 _LAST_WAIT_SECONDS = 2.0
+# and then for the gateway
+_GATEWAY_SECONDS = 8.0
 
 
 class HeldElsewhere(Exception):
@@ -89,8 +92,14 @@ class Program:
             on_event=self._event,
         )
         self._lease = Lease(self._loop, settings.lease_seconds, self._lease_expired)
+        self._notifier = Notifier(os.environ)
         self._upgrade = Upgrade(
-            self._to_state, self._why_no_upgrade, loop=self._loop, reaper=self._reaper, log=log
+            self._to_state,
+            self._why_no_upgrade,
+            self._notifier.reloading,
+            loop=self._loop,
+            reaper=self._reaper,
+            log=log,
         )
         self._server: KeeperServer | None = None
 
@@ -110,6 +119,7 @@ class Program:
         self._host.gateway.start()
         self._server.open()
         note_runtime_dir(data_dir, self._settings.runtime_dir)
+        self._say_ready()
         self._log.write("keeper_listens", runtime=str(self._settings.runtime_dir))
 
     def restore(self, unpacker: Unpacker) -> Call:
@@ -136,6 +146,7 @@ class Program:
         code = code_version()
         self._log.write("keeper_upgraded", code=code, descriptors_closed=list(unclaimed))
         call.answer(pid=os.getpid(), code=code)
+        self._say_ready()
 
     def run(self) -> int:
         """Serve; the exit code."""
@@ -158,6 +169,7 @@ class Program:
             if self._server is not None:
                 self._server.close_listener()
         limit = graces.end_of_input + graces.term + graces.kill + _LAST_WAIT_SECONDS
+        self._notifier.stopping(limit + _GATEWAY_SECONDS)
         self._loop.call_later(limit, self._give_up)
         self._host.stop_all(graces, self._all_ended)
 
@@ -170,6 +182,16 @@ class Program:
             self._log.write("keeper_gives_up", instances=left)
             self._exit_code = 1
             self._all_ended()
+
+    def _say_ready(self) -> None:
+        self._notifier.ready(f"listens in {self._settings.runtime_dir}")
+        self._still_alive()
+
+    def _still_alive(self) -> None:
+        # from the loop itself: a thread would prove nothing
+        if self._notifier.watchdog_seconds is not None:
+            self._notifier.alive()
+            self._loop.call_later(self._notifier.watchdog_seconds, self._still_alive)
 
     def _make_server(self) -> KeeperServer:
         return KeeperServer(

@@ -36,12 +36,17 @@ _SETTINGS = {"lease_seconds": "--lease", "spool_max_bytes": "--spool-max", "segm
 
 
 class Upgrade:
-    """See the module. ``pack`` gives the state of the whole keeper; ``may_not`` why not now, or None."""
+    """See the module.
+
+    ``pack`` gives the state of the whole keeper; ``may_not`` why not now, or
+    None; ``on_going`` is called last.
+    """
 
     def __init__(
         self,
         pack: Callable[[Packer, Call], State],
         may_not: Callable[[], str | None],
+        on_going: Callable[[], None],
         *,
         loop: Loop,
         reaper: Reaper,
@@ -49,6 +54,7 @@ class Upgrade:
     ) -> None:
         self._pack = pack
         self._may_not = may_not
+        self._on_going = on_going
         self._loop = loop
         self._reaper = reaper
         self._log = log
@@ -123,6 +129,7 @@ class Upgrade:
             self._log.write("keeper_upgrades", command=list(command))
             for fd in (state_fd, *packer.descriptors):
                 os.set_inheritable(fd, True)
+            self._on_going()
             os.execv(command[0], [*command, STATE_OPTION, str(state_fd)])
         finally:
             os.close(state_fd)

@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from tests.pool.keeper.test_notify import Manager
 from tests.server.server_process import ServerProcess, run, serving
 from tests.waiting import eventually
 
@@ -244,3 +245,22 @@ async def test_doctor_prints_one_line_a_check(short_dir: Path, fake_claude: Path
     broken = await run(short_dir / "data", "doctor", **fake(short_dir / "none"))
     assert broken.returncode == 1
     assert "FAIL cli" in broken.stdout
+
+
+async def test_a_service_manager_hears_when_it_serves_reloads_and_stops(
+    short_dir: Path, fake_claude: Path
+) -> None:
+    data = short_dir / "data"
+    manager = Manager(str(short_dir / "notify"))
+    notify = {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "20000000"}
+    try:
+        async with serving(data, **fake(fake_claude), **notify) as server:
+            await eventually(lambda: manager.words() == ["READY=1"])
+            assert server.url.rpartition(":")[2] in manager.heard[0]
+            assert (await run(data, "reload", **fake(fake_claude))).returncode == 0
+            await eventually(lambda: manager.words() == ["READY=1", "RELOADING=1", "READY=1"])
+            await eventually(lambda: manager.words() and manager.heard.count("WATCHDOG=1") >= 2)
+            assert await server.end() == 0
+            assert manager.words()[3:] == ["STOPPING=1"]
+    finally:
+        manager.close()
