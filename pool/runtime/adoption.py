@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _INGEST_SECONDS = 60.0
 _ATTACH_SECONDS = 15.0
+# A CLI that is slow to answer, or never will, holds up its own session only, not the server's start.
+_START_SECONDS = 2.0
 
 
 class Adoption:
@@ -88,22 +90,39 @@ class Adoption:
                 async with asyncio.timeout(_ATTACH_SECONDS):
                     await instance.ended.wait()
                 return
+        except (PoolError, TimeoutError) as error:
+            self._failed(instance, error)
+        else:
+            work = session.around.tasks.spawn(self._greet(instance), f"take-over:{session.key}")
+            await asyncio.wait({work}, timeout=_START_SECONDS)
+
+    async def _greet(self, instance: Instance) -> None:
+        """Shake hands with a CLI whose output is read: until then it gets no turn."""
+        session = self._session
+        try:
             await session.around.tool_policy.answer_again(session, instance)
             hooks = session.around.tool_policy.hooks(session)
             answer = await instance.handshake(_ATTACH_SECONDS, hooks)
-        except InstanceGone:
+        except (PoolError, TimeoutError) as error:
+            self._failed(instance, error)
+        else:
+            edges.instance_adopted(session, instance, "taken_over")
+            if instance is session.instance and not instance.has_exited:
+                await self._taken_over(instance, answer)
+
+    def _failed(self, instance: Instance, error: PoolError | TimeoutError) -> None:
+        """It is gone, its keeper is, or it does not answer; only the last is stopped."""
+        session = self._session
+        if isinstance(error, InstanceGone):
             instance.exited(ExitStatus(), "")
-        except KeeperUnavailable:
+        elif isinstance(error, KeeperUnavailable):
             # It died between the list and now, and told nobody who was not attached yet.
             session.around.tasks.start(self.after_keeper(instance), f"keeper-lost:{session.key}")
-        except (PoolError, TimeoutError) as error:
+        else:
             code = error.code if isinstance(error, PoolError) else "timeout"
             _log.error("instance %s could not be taken over and is stopped: %s", instance.id, code)
             edges.instance_adopted(session, instance, "failed")
             session.stop_instance("it could not be taken over")
-        else:
-            edges.instance_adopted(session, instance, "taken_over")
-            await self._taken_over(instance, answer)
 
     def _stands_as_found(self) -> None:
         """A session with an instance is live, or about to be; it is not parked as it was loaded."""

@@ -43,6 +43,23 @@ async def test_a_running_turn_goes_on_under_the_next_server(world: World) -> Non
     assert cli.runs == [turn]
 
 
+async def test_a_cli_that_does_not_answer_holds_up_its_own_session_only(world: World) -> None:
+    pool, screen, (turn,) = await running(world)
+    await world.crash(pool)
+    gate = world.host.hold("write")
+    again = await world.start()
+    assert again.health()["instances"]["busy"] == 1
+    later = await follow(again, cursor=screen.frames[-1]["cursor"])
+    queued = await say(again, "m2")
+    assert world.host.cli().runs == [turn]
+    gate.set()
+    world.host.cli().is_manual = False
+    world.host.cli().finish()
+    assert (await later.ended(turn))["state"] == "succeeded"
+    assert (await later.ended(queued))["state"] == "succeeded"
+    assert world.host.cli().runs == [turn, queued]
+
+
 async def test_a_turn_that_ended_while_nobody_looked_ends_once_and_the_next_runs(world: World) -> None:
     pool, screen, (first, second) = await running(world, "m2")
     await world.crash(pool)
