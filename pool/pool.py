@@ -60,6 +60,7 @@ class ClaudeInstancePool(Dialogue, Evidence):
         self._conformance = Conformance(parts.surroundings, self._supervisor.features_changed)
         self._is_draining = False
         self._is_started = False
+        self._ending: asyncio.Task[None] | None = None
 
     # --- life ----------------------------------------------------------------------------
 
@@ -98,12 +99,19 @@ class ClaudeInstancePool(Dialogue, Evidence):
         """Admit nothing new, let turns end until the deadline, stop everything, store everything.
 
         Without ``end_instances`` (a reload) instances, keeper and gateway live
-        on for the next server.
+        on for the next server. What has begun goes to its end, also when the
+        caller is cancelled; whoever calls again waits for that end.
         """
-        if not self._is_started:
-            return
-        self._is_started = False
-        self._is_draining = True
+        if self._is_started:
+            self._is_started = False
+            self._is_draining = True
+            self._ending = asyncio.create_task(
+                self._shut_down(end_instances, drain_timeout_seconds), name="pool-shutdown"
+            )
+        if self._ending is not None:
+            await asyncio.shield(self._ending)
+
+    async def _shut_down(self, end_instances: bool, drain_timeout_seconds: float | None) -> None:
         await self._watches.aclose()
         await self._conformance.aclose()
         if end_instances:

@@ -23,6 +23,7 @@ from aiohttp import web
 
 from pool import ClaudeInstancePool, Notifier
 from pool.errors import Conflict, IsolationUnavailable
+from server.accepting import AcceptFailures
 from server.app import build_app, build_services
 from server.auth.passwords import Passwords
 from server.config import ServerConfig
@@ -109,6 +110,7 @@ class Server:
         for it), a ``PoolError`` or an ``OSError`` when it cannot start.
         """
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(AcceptFailures())
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._wishes.signalled)
         try:

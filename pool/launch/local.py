@@ -26,6 +26,7 @@ from pool.launch.seccomp import filter_program
 from pool.model import InstanceId
 
 _OPEN_ATTEMPTS = 5
+_HELLO_SECONDS = 30.0
 _ABANDON_SECONDS = 10.0
 _LEAVE_SECONDS = 15.0
 _UPGRADE_SECONDS = 90.0
@@ -181,7 +182,12 @@ class LocalLauncher(Launcher):
         for _ in range(_OPEN_ATTEMPTS):
             try:
                 path = self._runtime_dir / SOCKET_NAME
-                return await KeeperClient.connect(path, epoch, self._lost)
+                async with asyncio.timeout(_HELLO_SECONDS):
+                    return await KeeperClient.connect(path, epoch, self._lost)
+            except TimeoutError:
+                # Another one would find the data directory locked, and what this one holds may well run.
+                text = f"the keeper that listens does not answer within {_HELLO_SECONDS:g} s"
+                raise KeeperUnavailable(text) from None
             except (OSError, ConnectionLost) as error:
                 problem = str(error)
                 await self._start_keeper()

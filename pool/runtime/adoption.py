@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,7 @@ _INGEST_SECONDS = 60.0
 _ATTACH_SECONDS = 15.0
 # A CLI that is slow to answer, or never will, holds up its own session only, not the server's start.
 _START_SECONDS = 2.0
+_AGAIN_SECONDS = (0.2, 1.0, 5.0, 15.0)
 
 
 class Adoption:
@@ -82,6 +84,26 @@ class Adoption:
         instance.machine.feed(InstanceEvent.HANDSHAKE_DONE)
         if session.turns.open_turn is not None:
             instance.machine.feed(InstanceEvent.TURN_STARTED)
+        try:
+            await self._follow(instance, offset, listing)
+        except Exception:  # noqa: BLE001 - unknown is not dead: it is kept, and asked again
+            _log.exception("instance %s could not be asked; it is asked again", instance.id)
+            session.around.tasks.start(self._follow_later(instance, listing), f"attach:{instance.id}")
+
+    async def _follow_later(self, instance: Instance, listing: InstanceListing) -> None:
+        for seconds in itertools.chain(_AGAIN_SECONDS, itertools.repeat(_AGAIN_SECONDS[-1])):
+            await asyncio.sleep(seconds)
+            if instance.has_exited or self._session.around.is_stopping:
+                return
+            try:
+                await self._follow(instance, instance.received_offset, listing)
+            except Exception:  # noqa: BLE001 - as above
+                _log.exception("instance %s could not be asked; it is asked again", instance.id)
+            else:
+                return
+
+    async def _follow(self, instance: Instance, offset: int, listing: InstanceListing) -> None:
+        session = self._session
         try:
             instance.handle = await session.around.launcher.attach(instance.id, offset, instance)
             await instance.received(listing.end_offset, _INGEST_SECONDS)

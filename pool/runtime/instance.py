@@ -24,6 +24,9 @@ from pool.runtime.progress import Progress
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+# What a keeper may take longer than the graces that it was given.
+_KEEPER_SECONDS = 5.0
+
 
 class Owner(Protocol):
     """Who is told what the instance says and that it has ended: its session."""
@@ -272,9 +275,11 @@ class Instance:
         if self.handle is None or self.has_exited:
             return
         self.graces = graces
-        with contextlib.suppress(PoolError):
-            await self.handle.stop(graces)
+        climbing = graces.end_of_input + graces.term + graces.kill
         try:
+            async with asyncio.timeout(climbing + _KEEPER_SECONDS):
+                with contextlib.suppress(PoolError):
+                    await self.handle.stop(graces)
             async with asyncio.timeout(graces.kill + 2):
                 await self.ended.wait()
         except TimeoutError:

@@ -210,7 +210,12 @@ class Supervisor:
         """End the session's instance; True once every process is really gone.
 
         Queued turns are withdrawn, but when the whole server stops: then they wait for the next one.
+        A stop that has begun goes to its end, also when its caller is cancelled.
         """
+        stopping = self.around.tasks.spawn(self._stop_session(session, reason), f"stop:{session.key}")
+        return await asyncio.shield(stopping)
+
+    async def _stop_session(self, session: Session, reason: str) -> bool:
         if not self.around.is_stopping:
             session.interrupt(Reason("instance_stopped", f"the instance was stopped: {reason}"))
         was_starting = await session.waking.given_up()

@@ -10,6 +10,8 @@ import asyncio
 import logging
 import time
 import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from pool.errors import Conflict, InstanceGone, KeeperUnavailable, LaunchFailed, PoolError, Refused
@@ -185,10 +187,12 @@ class Waking:
     async def _launch(self) -> Instance:
         session = self._session
         around = session.around
+        seconds = around.config.start_timeout_seconds
         with around.counters.spawn_step.timed("workspace"):
-            paths = await asyncio.to_thread(
-                around.workspaces.ensure, session.key.user_id, session.record.template
-            )
+            async with _within(seconds, "workspace"):
+                paths = await asyncio.to_thread(
+                    around.workspaces.ensure, session.key.user_id, session.record.template
+                )
         await self._keeper()
         instance = self._new_instance()
         try:
@@ -218,7 +222,8 @@ class Waking:
         session.replay.spools[instance.ordinal] = instance.id
         deadline = asyncio.get_running_loop().time() + around.config.start_timeout_seconds
         with around.counters.spawn_step.timed("process"):
-            instance.handle = await around.launcher.start(spec, instance)
+            async with _within(around.config.start_timeout_seconds, "process"):
+                instance.handle = await around.launcher.start(spec, instance)
         edges.instance_started(session, instance)
         self._note_identity(instance)
         left = deadline - asyncio.get_running_loop().time()
@@ -285,6 +290,20 @@ class _NoSlot(Exception):
     def __init__(self, error: Refused) -> None:
         super().__init__(error.message)
         self.error = error
+
+
+@asynccontextmanager
+async def _within(seconds: float, step: str) -> AsyncIterator[None]:
+    """Bound a step of a launch: a disk or a program that hangs keeps neither the slot nor the gate for ever.
+
+    Raises ``LaunchFailed`` that names the step.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError:
+        message = f"the instance could not be started: the {step} was not there within {seconds:g} s"
+        raise LaunchFailed(message, details={"step": step}) from None
 
 
 def _typed(error: BaseException) -> PoolError:

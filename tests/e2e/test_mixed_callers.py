@@ -16,6 +16,7 @@ from aiohttp import web
 from pool import ClaudeInstancePool, PoolConfig, Quota, QuotaBook, errors
 from server.app import build_app, build_services
 from server.auth.passwords import Passwords
+from server.services import Services
 from server.settings import load_config
 from tests.procfs import marked_processes
 from tests.waiting import eventually
@@ -31,6 +32,7 @@ class House:
     pool: ClaudeInstancePool
     url: str
     token: str
+    services: Services
 
     def http(self) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(headers={"Authorization": f"Bearer {self.token}"})
@@ -58,7 +60,7 @@ async def house(directory: Path, cli: Path) -> AsyncIterator[House]:
             await web.TCPSite(runner, "127.0.0.1", 0).start()
             account = await services.users.add("alice", admin=False)
             token = (await services.sign_in.issue(account, kind="api")).token
-            yield House(pool, f"http://127.0.0.1:{runner.addresses[0][1]}", token)
+            yield House(pool, f"http://127.0.0.1:{runner.addresses[0][1]}", token, services)
             await runner.cleanup()
     finally:
         await pool.shutdown(drain_timeout_seconds=0)

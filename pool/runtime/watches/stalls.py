@@ -33,7 +33,10 @@ class _Watched:
 
 
 class Stalls:
-    """Tells of silent turns after ``turn_stall_seconds`` and interrupts them after twice that."""
+    """Tells of silent turns after ``turn_stall_seconds`` and interrupts them after twice that.
+
+    A turn that has its result and no end for ``AFTER_RESULT_SECONDS`` is ended with that result.
+    """
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
@@ -82,6 +85,7 @@ class Stalls:
             has_open_approval=session.approvals.has_open,
             runs_tool=bool(instance.progress.tools) or _runs_process(watched, tree, now),
             is_retrying=instance.progress.is_retrying,
+            has_result=turn.outcome is not None and not instance.background,
         )
         if spoken != watched.spoken or facts.is_waiting:
             watched.spoken, watched.silent_since, watched.was_told = spoken, now, False
@@ -96,7 +100,12 @@ class Stalls:
             "turn": turn.record.turn_id,
             "seconds": round(facts.silent_seconds),
         }
-        if silence is Silence.LONG and not watched.was_told:
+        if silence is Silence.OVER and turn.outcome is not None:
+            _log.warning("instance hangs after a result and is replaced", extra=more)
+            session.stop_instance("it hung after its result")
+            session.turns.end(turn, turn.outcome)
+            session.log.flush()
+        elif silence is Silence.LONG and not watched.was_told:
             watched.was_told = True
             _log.warning("turn silent", extra=more)
         elif silence is Silence.STALLED and not turn.is_interrupting:

@@ -98,14 +98,15 @@ class Rig:
         env: Mapping[str, str] | None = None,
         program: Sequence[str] = ("-m", "pool.keeper"),
         more: Sequence[str] = (),
+        under: Sequence[str] = (),
     ) -> subprocess.Popen[bytes]:
-        """Start a keeper in the foreground and wait until it listens."""
+        """Start a keeper in the foreground, ``under`` another command, and wait until it listens."""
         options = ["--data", str(self.data), "--runtime", str(self.runtime), "--lease", str(lease)]
         options += ["--spool-max", str(spool_max), "--segment", str(segment), *more]
         if gateway is not None:
             options += ["--gateway-command", json.dumps(list(gateway))]
         process = subprocess.Popen(  # noqa: ASYNC220 - a test that waits for nothing else
-            [sys.executable, "-I", *program, *options],
+            [*under, sys.executable, "-I", *program, *options],
             stdin=subprocess.DEVNULL,
             env={**os.environ, **(env or {})},
         )

@@ -160,6 +160,31 @@ async def test_a_keeper_that_dies_is_told_of_and_replaced(stand_of: Callable[...
     assert (stand.lost, sink.lost) == (["lost"], 1)
 
 
+async def test_a_frozen_keeper_is_told_of_and_what_it_holds_runs_on(
+    stand_of: Callable[..., Stand], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand = stand_of("none")
+    await stand.launcher.open(1)
+    sink = Sink()
+    handle = await stand.launcher.start(stand.spec("one"), sink)
+    [keeper] = stand.launcher.supervisor_pids()
+    monkeypatch.setattr("pool.launch.local._HELLO_SECONDS", 0.3)
+    os.kill(keeper, signal.SIGSTOP)
+    try:
+        for _ in range(2):
+            with pytest.raises(KeeperUnavailable, match="does not answer"):
+                await stand_of("none").launcher.open(2)
+    finally:
+        os.kill(keeper, signal.SIGCONT)
+    monkeypatch.undo()
+    # Unknown is not dead: nothing was ended, nothing was started beside it.
+    second = stand_of("none")
+    await second.launcher.open(2)
+    assert second.launcher.supervisor_pids() == {keeper}
+    [listing] = await second.launcher.list()
+    assert (listing.identity, listing.exit_status) == (handle.identity, None)
+
+
 async def test_the_end_of_all_is_waited_for(
     stand_of: Callable[..., Stand], mode: str, short_dir: Path
 ) -> None:

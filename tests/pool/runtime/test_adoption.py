@@ -246,18 +246,35 @@ async def test_one_session_that_cannot_be_taken_over_does_not_stop_the_server(wo
     await pool.get_or_create_instance("alice", "one")
     await pool.get_or_create_instance("alice", "two")
     await world.crash(pool)
-    world.host.fail("attach", RuntimeError("nobody expected this"))
+    for number in (1, 3):
+        world.host.fail("attach", RuntimeError("nobody expected this"), on=number)
+    before = set(world.host.clis)
     again = await world.start()
-    screens = {name: await follow(again, name) for name in ("one", "two")}
-    good = [name for name in screens if session_of(again, name).state is SessionState.LIVE]
-    assert good
-    states = [
-        (await screens[name].ended(await say(again, "m1", name)))["state"]
-        for name in ("one", "two")
-        if session_of(again, name).instance is not None and session_of(again, name).instance.is_answering  # type: ignore[union-attr]
-    ]
-    assert states
-    assert set(states) == {"succeeded"}
+    # Unknown is not dead: it is neither ended nor replaced, and asked until it answers.
+    for name in ("one", "two"):
+        screen = await follow(again, name)
+        assert (await screen.ended(await say(again, "m1", name)))["state"] == "succeeded"
+    assert set(world.host.clis) == before
+    assert len(world.host.living) == 2
+
+
+async def test_a_host_that_cannot_be_asked_at_a_start_costs_nothing(world: World) -> None:
+    pool = await world.start()
+    screen = await follow(pool)
+    await screen.ended(await say(pool, "m1"))
+    (cli,) = world.host.living
+    await world.crash(pool)
+    for call in ("open", "list"):
+        world.host.fail(call, errors.KeeperUnavailable("it does not answer"))
+        refused = world.make()
+        with pytest.raises(errors.KeeperUnavailable):
+            await refused.start()
+        world.pools.remove(refused)
+    assert cli.is_alive
+    again = await world.start()
+    later = await follow(again)
+    assert (await later.ended(await say(again, "m2")))["state"] == "succeeded"
+    assert world.host.living == [cli]
 
 
 async def test_an_instance_that_does_not_answer_the_next_server_is_stopped(world: World) -> None:
