@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from typing import TYPE_CHECKING
 
 from pool.launch.base import LaunchSpec
 from pool.protocol.command_line import CliOptions, base_environment, build_args
 from pool.workspace.workspaces import WorkspacePaths
+
+_log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from pool.runtime.instance import Instance
@@ -19,6 +22,11 @@ def launch_spec(session: Session, instance: Instance, paths: WorkspacePaths) -> 
     config = session.around.config
     template = session.around.workspaces.template(session.record.template)
     cli_session = session.record.cli_session
+    if cli_session is not None and paths.is_spoilt(cli_session):
+        _log.warning(
+            "the transcript of session %s holds no message; its conversation begins anew", session.key
+        )
+        cli_session = None
     resume = cli_session is not None and paths.has_transcript(cli_session)
     fork_from = session.record.resume_from if not resume else None
     if cli_session is None:

@@ -7,6 +7,8 @@ whose files the workspace got. That note is kept where the user cannot write.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
 import os
 import stat
@@ -29,6 +31,7 @@ DEFAULT_TEMPLATE = "default"
 
 _LEAVE_OUT = frozenset({DESCRIPTION_FILE, ".gitkeep", ".git"})
 _MAX_ENTRIES = 2_000_000
+_FIRST_BYTES = 1 << 18
 
 
 def shipped_templates() -> Path:
@@ -65,6 +68,35 @@ class WorkspacePaths:
             return any(_is_file(projects, f"{name}/{file}") for name in os.listdir(projects))
         finally:
             os.close(projects)
+
+    def is_spoilt(self, cli_session: str) -> bool:
+        """Is there a transcript of this session with no message left in it? No CLI resumes from that."""
+        try:
+            file = f"{UUID(cli_session)}.jsonl"
+            projects = open_below(self.home, ".claude/projects", os.O_RDONLY | os.O_DIRECTORY)
+        except (ValueError, PoolError):
+            return False
+        try:
+            for folder in os.listdir(projects):
+                try:
+                    descriptor = open_below(projects, f"{folder}/{file}", os.O_RDONLY)
+                except PoolError:
+                    continue
+                with open(descriptor, "rb") as transcript:
+                    if _holds_message(transcript.read(_FIRST_BYTES)):
+                        return False
+        finally:
+            os.close(projects)
+        return self.has_transcript(cli_session)
+
+
+def _holds_message(head: bytes) -> bool:
+    for line in head.splitlines():
+        with contextlib.suppress(ValueError):
+            row = json.loads(line)
+            if isinstance(row, dict) and row.get("type") in ("user", "assistant"):
+                return True
+    return len(head) == _FIRST_BYTES  # what comes later is not looked for
 
 
 def _is_file(directory_: int, path: str) -> bool:

@@ -187,6 +187,30 @@ def test_a_transcript_is_found_wherever_the_sandbox_shows_the_workspace(workspac
     assert not paths.has_transcript("not a uuid")
 
 
+@pytest.mark.parametrize(
+    ("content", "spoilt"),
+    [
+        (b"", True),
+        (b"\0" * 4096, True),
+        (b'{"type":"queue-operation"}\n{"type":"user","mess', True),
+        (b'{"type":"queue-operation"}\n{"type":"user","message":{}}\n{"type":"assi', False),
+        (b'7\n[]\n{"type":"assistant"}\n', False),
+        (b"\xff\xfe\n" * 600_000, False),
+    ],
+)
+def test_a_transcript_without_a_message_is_spoilt(
+    workspaces: Workspaces, content: bytes, spoilt: bool
+) -> None:
+    paths = workspaces.ensure("alice")
+    assert not paths.is_spoilt(UUID)
+    project = paths.config / "projects" / "-workspace"
+    project.mkdir(parents=True)
+    assert not paths.is_spoilt(UUID)
+    (project / f"{UUID}.jsonl").write_bytes(content)
+    assert paths.is_spoilt(UUID) is spoilt
+    assert not paths.is_spoilt("../../x")
+
+
 def test_a_transcript_behind_a_link_that_leads_out_is_none(workspaces: Workspaces, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / f"{UUID}.jsonl").write_text("{}")
