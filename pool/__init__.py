@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from pool.config import Quota as Quota
     from pool.config import QuotaBook as QuotaBook
     from pool.keeper.notify import Notifier as Notifier
-    from pool.keeper.program import noted_groups as noted_groups
     from pool.launch.process_table import ProcessReport as ProcessReport
     from pool.launch.process_table import find_orphans as find_orphans
     from pool.model import Accepted as Accepted
@@ -74,7 +73,6 @@ _HOMES = {
     "compile_rules": "pool.policy.rules.decision",
     "errors": "pool",
     "find_orphans": "pool.launch.process_table",
-    "noted_groups": "pool.keeper.program",
     "open_accounts": "pool.composition",
     "remove_user_files": "pool.composition",
 }
@@ -88,7 +86,6 @@ __all__ = [
     "InstanceState",
     "Level",
     "Metric",
-    "Notifier",
     "PermissionInfo",
     "PoolConfig",
     "PooledInstance",
@@ -108,7 +105,6 @@ __all__ = [
     "check_name",
     "compile_rules",
     "find_orphans",
-    "noted_groups",
     "open_accounts",
     "remove_user_files",
 ]

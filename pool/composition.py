@@ -13,6 +13,7 @@ from pool.config import PoolConfig
 from pool.launch.base import Launcher
 from pool.launch.local import LocalLauncher
 from pool.launch.local_request import find_cli
+from pool.runtime.backlog import Backlog
 from pool.runtime.slots import Slots
 from pool.runtime.surroundings import Surroundings
 from pool.store.accounts import Accounts
@@ -63,6 +64,7 @@ def compose(config: PoolConfig, *, launcher: Launcher | None = None, clock: Cloc
         store=store,
         launcher=launcher or LocalLauncher(config),
         workspaces=Workspaces(config.data_dir, config.templates_dir),
+        backlog=Backlog(config.backlog_session_bytes, config.backlog_total_bytes),
         slots=Slots(config.quotas, limit, config.queue_length, config.queue_timeout_seconds),
         spawn_gate=asyncio.Semaphore(config.spawn_gate),
         cli_stamp=partial(_cli_stamp, config.cli_path),

@@ -100,13 +100,15 @@ class PoolConfig:
     delta_retention_seconds: float = 600
     delta_retention_bytes: int = 67108864
     viewer_budget_bytes: int = 262144
+    backlog_session_bytes: int = 8388608
+    backlog_total_bytes: int = 134217728
+    unload_seconds: float = 300
     retention_days: float = 90
     max_line_bytes: int = 67108864
 
     quotas: QuotaBook = field(default_factory=QuotaBook)
     isolation_mode: str = "auto"
     isolation_network: str = "auto"
-    cgroup: str = "auto"
     permission_modes: tuple[str, ...] = ("default", "acceptEdits", "plan")
     allowed_commands: tuple[str, ...] = ()
     denied_commands: tuple[str, ...] = ()

@@ -197,6 +197,7 @@ class Pool(Section):
     queue_timeout_seconds: Seconds = 120
     spool_max_bytes: Bytes = 536870912
     disk_reserve_bytes: Bytes = 268435456
+    unload_seconds: Seconds = 300
 
 
 class QuotaKeys(Section):
@@ -245,14 +246,6 @@ class Isolation(Section):
     network: Literal["auto", "gateway_only", "outbound", "open"] = "auto"
     uid_range: Annotated[tuple[int, int], _FromJson] = (200000, 265535)
     egress_allow: Texts = []
-    cgroup: str = "auto"
-
-    @field_validator("cgroup")
-    @classmethod
-    def _group_is_a_path(cls, value: str) -> str:
-        if value not in ("auto", "off") and not Path(value).is_absolute():
-            raise ValueError("must be auto, off or an absolute path")
-        return value
 
     @field_validator("uid_range")
     @classmethod

@@ -40,10 +40,8 @@ class Sink(Protocol):
     def data_received(self, offset: int, data: bytes) -> None:
         """Output that begins at ``offset``."""
 
-    def exited(
-        self, code: int | None, signal: str | None, stderr_tail: str, cause: str | None = None
-    ) -> None:
-        """The instance is gone; after all its output. Once. ``cause`` is what the kernel ended it for."""
+    def exited(self, code: int | None, signal: str | None, stderr_tail: str) -> None:
+        """The instance is gone; after all its output. Once."""
 
     def launcher_lost(self) -> None:
         """The connection is lost; nothing follows. Once."""
@@ -79,6 +77,7 @@ class _Feed:
 
     sink: Sink
     owed: int = 0
+    is_held: bool = False
 
 
 class KeeperClient(asyncio.Protocol):
@@ -190,6 +189,14 @@ class KeeperClient(asyncio.Protocol):
         if self._transport is not None:
             self._transport.write(wire.encode_json({"op": op, **fields}))
 
+    def hold(self, handle: int, is_held: bool) -> None:
+        """Grant no more credit, so that output waits in the spool; or grant it again."""
+        feed = self._feeds.get(handle)
+        if feed is not None:
+            feed.is_held = is_held
+            if not is_held:
+                self._grant(handle, feed)
+
     def expect_end(self) -> None:
         """The keeper was told to leave: its end is no loss."""
         self._on_lost = _nothing
@@ -249,7 +256,11 @@ class KeeperClient(asyncio.Protocol):
             return
         feed.sink.data_received(offset, data)
         feed.owed += len(data)
-        if feed.owed >= _GRANT_BYTES:
+        if feed.owed >= _GRANT_BYTES and not feed.is_held:
+            self._grant(handle, feed)
+
+    def _grant(self, handle: int, feed: _Feed) -> None:
+        if feed.owed:
             self.tell("credit", handle=handle, bytes=feed.owed)
             feed.owed = 0
 
@@ -285,9 +296,7 @@ class KeeperClient(asyncio.Protocol):
         elif event == "exit":
             feed = self._feeds.pop(message["handle"], None)
             if feed is not None:
-                feed.sink.exited(
-                    message["code"], message["signal"], message["stderr_tail"], message.get("cause")
-                )
+                feed.sink.exited(message["code"], message["signal"], message["stderr_tail"])
         elif event == "fenced":
             self._fenced_by = message["epoch"]
         if self._on_event is not None:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from pool.keeper import procfs
-from pool.keeper.cgroup import Groups
 from pool.keeper.entry import Askers, Call, Entry, HostError, Started, exit_frame, intent
 from pool.keeper.gateway import Gateway
 from pool.keeper.handover import Packer, State, Unpacker
@@ -52,12 +51,10 @@ class Host:
         log: Log,
         journal: Journal,
         gateway: Gateway,
-        groups: Groups,
         on_event: Callable[[dict[str, Any]], None],
     ) -> None:
         self.entries: dict[str, Entry] = {}
         self.gateway = gateway
-        self._groups = groups
         self._site = procfs.site_of(data_dir)
         self._spool_dir = data_dir / "spool"
         self._limits = limits
@@ -213,8 +210,6 @@ class Host:
         record.exited_at = time.time()
         record.code, record.signal = instance.status.code, instance.status.signal
         record.stderr_tail = instance.stderr_tail()
-        cause = self._groups.end(instance.id)
-        record.cause = cause if record.signal == "SIGKILL" else None
         self._log.write("instance_exited", instance=instance.id, code=record.code, signal=record.signal)
         entry.live = None
         self.gateway.end(instance.id)
@@ -254,15 +249,14 @@ class Host:
             os.makedirs(record.tmp_dir, mode=0o700)
         env = {**request["env"], **procfs.Mark(record.instance, self._site).environment()}
         files = {str(item["placeholder"]): item["path"] for item in request.get("open") or ()}
-        with self._groups.born_in(record.instance, request.get("limits") or {}):
-            spawned = spawn(
-                record.wrapper,
-                request["argv"],
-                env,
-                request.get("cwd") or "/",
-                files,
-                str(request.get("prelude", "")),
-            )
+        spawned = spawn(
+            record.wrapper,
+            request["argv"],
+            env,
+            request.get("cwd") or "/",
+            files,
+            str(request.get("prelude", "")),
+        )
         shell = procfs.read_stat(spawned.pid)
         if shell is not None:
             record.shell = Identity(shell.pid, shell.start_ticks)
@@ -278,14 +272,12 @@ class Host:
             reaper=self._reaper,
             log=self._log,
             listener=self,
-            group=self._groups.of(entry.record.instance),
             state=state,
         )
 
     def _discard(self, entry: Entry) -> None:
         instance_id = entry.record.instance
         self.gateway.end(instance_id)
-        self._groups.end(instance_id)
         remove_tree(entry.record.tmp_dir, self._reaper, self._log)
         entry.spool.remove()
         self._records.remove(instance_id)

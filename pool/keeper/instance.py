@@ -15,7 +15,6 @@ from enum import StrEnum
 from typing import Protocol
 
 from pool.keeper import procfs
-from pool.keeper.cgroup import Group
 from pool.keeper.handover import Packer, State, Unpacker
 from pool.keeper.intake import Done, Intake
 from pool.keeper.ladder import Graces, Ladder
@@ -127,7 +126,6 @@ class Instance:
         reaper: Reaper,
         log: Log,
         listener: InstanceListener,
-        group: Group | None = None,
         state: State | None = None,
     ) -> None:
         self.id = mark.instance
@@ -142,7 +140,7 @@ class Instance:
         self._has_shim = spawned.has_shim
         self._sweep_timer: Timer | None = None
         self._sweep_delay = _SWEEP_SECONDS
-        self._tree = Tree(mark, reaper, None if state else procfs.ProcessRef.open(spawned.pid), group)
+        self._tree = Tree(mark, reaper, None if state else procfs.ProcessRef.open(spawned.pid))
         self.intake = Intake(loop, spawned.stdin)
         self._stderr = StderrTail(loop, spawned.stderr)
         self._output = OutputPipe(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 
 from pool.keeper import procfs
-from pool.keeper.cgroup import Group
 from pool.keeper.handover import Packer, State, Unpacker
 from pool.keeper.reaper import Reaper
 from pool.keeper.shim import CLEAN_EXITS as CLEAN_SHIM_EXITS
@@ -19,17 +18,10 @@ class Tree:
     descends from the shim or carries the instance's mark.
     """
 
-    def __init__(
-        self,
-        mark: procfs.Mark,
-        reaper: Reaper,
-        wrapper: procfs.ProcessRef | None,
-        group: Group | None = None,
-    ) -> None:
+    def __init__(self, mark: procfs.Mark, reaper: Reaper, wrapper: procfs.ProcessRef | None) -> None:
         self._mark = mark
         self._reaper = reaper
         self._wrapper = wrapper
-        self._group = group
         self.init: procfs.ProcessRef | None = None
         self.cli: procfs.ProcessRef | None = None
         self.is_reaped = False
@@ -56,9 +48,6 @@ class Tree:
 
         The shim goes last in any case: while it lives, orphans stay below it.
         """
-        if self._group is not None and with_wrapper:
-            # at once, whatever it forks meanwhile; the wrapper had its time to tell how the CLI ended
-            self._group.kill()
         survivors: list[procfs.Stat] = []
         if self.init is not None:
             self.init.signal(signal.SIGKILL)
@@ -76,7 +65,7 @@ class Tree:
 
     def is_gone(self) -> bool:
         """Is nothing left?"""
-        if not self.is_reaped or (self._group is not None and not self._group.is_empty):
+        if not self.is_reaped:
             return False
         if self.init is not None:
             return self.init.is_dead

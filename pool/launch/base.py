@@ -112,6 +112,13 @@ class InstanceHandle(ABC):
         """All output before ``offset`` is stored: it no longer counts against the spool's budget."""
 
     @abstractmethod
+    def hold(self, is_held: bool) -> None:
+        """Send no more output than is on its way, until told otherwise: it waits in the spool.
+
+        The end is told after all output, so it waits as well.
+        """
+
+    @abstractmethod
     def trim(self, offset: int) -> None:
         """Output before ``offset`` is not needed for replay any more."""
 

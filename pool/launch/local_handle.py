@@ -34,13 +34,11 @@ class Feed:
         if not self.is_muted:
             self._sink.data_received(offset, data)
 
-    def exited(
-        self, code: int | None, signal: str | None, stderr_tail: str, cause: str | None = None
-    ) -> None:
+    def exited(self, code: int | None, signal: str | None, stderr_tail: str) -> None:
         """See ``InstanceSink``."""
         self.has_exited = True
         if not self.is_muted:
-            self._sink.exited(ExitStatus(code, signal, cause), stderr_tail)
+            self._sink.exited(ExitStatus(code, signal), stderr_tail)
 
     def launcher_lost(self) -> None:
         """See ``InstanceSink``."""
@@ -83,6 +81,10 @@ class LocalHandle(InstanceHandle):
     def committed(self, offset: int) -> None:
         """See ``InstanceHandle``; without effect when the keeper is lost."""
         self._client.tell("commit", instance=self.instance_id, offset=offset)
+
+    def hold(self, is_held: bool) -> None:
+        """See ``InstanceHandle``."""
+        self._client.hold(self._handle, is_held)
 
     def trim(self, offset: int) -> None:
         """See ``InstanceHandle``; without effect when the keeper is lost."""
@@ -135,7 +137,7 @@ def listing_of(facts: Mapping[str, Any]) -> InstanceListing:
         instance_id=InstanceId(facts["instance"]),
         identity=identity_of(facts),
         end_offset=facts["end_offset"],
-        exit_status=None if ended is None else ExitStatus(ended["code"], ended["signal"], ended.get("cause")),
+        exit_status=None if ended is None else ExitStatus(ended["code"], ended["signal"]),
         exited_at=facts["exited_at"],
         stderr_tail=facts["stderr_tail"],
     )

@@ -67,6 +67,7 @@ class Adoption:
             started_clock=record.started_clock,
         )
         instance.on_stuck = session.instance_stuck
+        instance.is_held = session.log.is_held
         session.instance = instance
         session.around.slots.adopt(session.key)
         session.log.begin_instance(instance.id, instance.ordinal, record.offset)

@@ -156,6 +156,11 @@ class Counters:
             "claude_pool_keeper_restarts_total", "Keepers that were started anew because one had died."
         )
     )
+    unloaded: Count = field(
+        default_factory=lambda: Count(
+            "claude_pool_sessions_unloaded_total", "Sessions that left memory because nobody needed them."
+        )
+    )
     permission_asks: Count = field(
         default_factory=lambda: Count(
             "claude_pool_permission_asks_total", "Approvals that the CLI asked for."

@@ -29,7 +29,7 @@ from pool.protocol.content import check_content
 from pool.runtime import choices
 from pool.runtime.counting import counts_refusals
 from pool.runtime.faults import pause_point
-from pool.runtime.session import Session
+from pool.runtime.session import Session, info_of
 from pool.runtime.turn_admission import TurnAdmission
 from pool.runtime.viewing import Viewing, check_title
 from pool.store.base import TurnRecord
@@ -89,7 +89,7 @@ class Dialogue(Viewing):
         infos = []
         for record in records:
             live = self._supervisor.sessions.get(record.key)
-            infos.append((live or await self._supervisor.get(record.key)).info())
+            infos.append(live.info() if live is not None else info_of(record))
         return infos
 
     @counts_refusals

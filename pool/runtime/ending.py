@@ -81,5 +81,4 @@ def _reason(instance: Instance, status: ExitStatus) -> Reason:
     if instance.stop_reason is not None:
         return Reason("instance_stopped", f"the instance was stopped: {instance.stop_reason}")
     message = f"the claude CLI {status.describe()}"
-    code = status.cause or "instance_exited"
-    return Reason(code, message, status.code, status.signal)
+    return Reason("instance_exited", message, status.code, status.signal)

@@ -101,6 +101,12 @@ class Evidence:
                 "How long the first in line has waited; 0 when nobody waits.",
                 slots.oldest_wait(around.clock.monotonic()),
             ),
+            gauge("claude_pool_backlog_bytes", "What waits in memory to be stored.", around.backlog.total),
+            gauge(
+                "claude_pool_backlog_held",
+                "Sessions whose CLI waits because the database does not take its output.",
+                around.backlog.held,
+            ),
             gauge("claude_pool_viewers", "Subscriptions to sessions.", viewers),
             gauge("claude_pool_permissions_open", "Approvals that wait for an answer.", waiting),
             gauge("claude_pool_keeper_up", "1 while a keeper is attached.", around.keeper_is_back.is_set()),

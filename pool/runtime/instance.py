@@ -12,13 +12,14 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pool.errors import InstanceGone, LaunchFailed, PoolError
+from pool.errors import InstanceGone, PoolError
 from pool.launch.base import InstanceHandle, StopGraces
 from pool.lifecycle.instance import InstanceEvent, InstanceMachine
 from pool.model import ExitStatus, InstanceId, InstanceState, SessionKey
 from pool.protocol.connection import CliConnection
 from pool.protocol.frames import ControlResponse
 from pool.protocol.framing import Line, LineFramer
+from pool.runtime.last_words import launch_failed
 from pool.runtime.progress import Progress
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 # What a keeper may take longer than the graces that it was given.
 _KEEPER_SECONDS = 5.0
+# While output is held the end waits behind it, however long the process has been gone.
+_HELD_SECONDS = 20.0
 
 
 class Owner(Protocol):
@@ -79,6 +82,7 @@ class Instance:
         self.graces: StopGraces | None = None
         self.failures = 0
         self.is_answering = False
+        self.is_held = False
         self.on_stuck: Callable[[Instance], None] = lambda _instance: None
         self.ended = asyncio.Event()
         self.resolved = asyncio.Event()
@@ -127,6 +131,8 @@ class Instance:
             lines = self._framer.feed(data)
             if lines:
                 self._owner.lines_received(self, lines)
+        if self.is_held and self.handle is not None:
+            self.handle.hold(True)  # it may not have been there when this was decided
         self._progress.set()
 
     def exited(self, status: ExitStatus, stderr_tail: str) -> None:
@@ -165,6 +171,12 @@ class Instance:
             self.handle.committed(offset)
             if offset > kept_bytes:
                 self.handle.trim(offset - kept_bytes)
+
+    def hold(self, is_held: bool) -> None:
+        """Take no more of its output; or take it again."""
+        self.is_held = is_held
+        if self.handle is not None:
+            self.handle.hold(is_held)
 
     # --- questions ---------------------------------------------------------------------
 
@@ -211,46 +223,20 @@ class Instance:
         try:
             frame = await self.ask("initialize", hooks=dict(hooks or {}), timeout_seconds=timeout_seconds)
         except TimeoutError:
-            raise await self._launch_failed(f"it did not answer within {timeout_seconds:g} s") from None
+            raise await launch_failed(self, f"it did not answer within {timeout_seconds:g} s") from None
         except PoolError as error:
-            raise await self._launch_failed(error.message) from error
+            raise await launch_failed(self, error.message) from error
         if not frame.ok:
-            raise await self._launch_failed(f"it refused: {frame.error}")
+            raise await launch_failed(self, f"it refused: {frame.error}")
         self.capabilities = {
             name: frame.response.get(name) for name in ("models", "commands", "claude_code_version")
         }
         state = frame.response.get("session_state")
         self.cli_state = state if isinstance(state, str) else "idle"
         if self.has_exited:
-            raise await self._launch_failed("it ended right after its answer")
+            raise await launch_failed(self, "it ended right after its answer")
         self.is_answering = True
         return frame
-
-    async def _launch_failed(self, message: str) -> LaunchFailed:
-        # The exit usually follows the closed pipe by a moment; its status makes the better message.
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(0.5 if self.exit_status is None else 0):
-                await self.ended.wait()
-        stderr = self.stderr_tail or await self._read_stderr()
-        status = self.exit_status
-        if status is not None:
-            message = f"the process {status.describe()}"
-        details: dict[str, Any] = {"step": "initialize", "stderr": stderr[-2000:]}
-        if status is not None:
-            details |= {"exit_code": status.code, "signal": status.signal}
-        tail = stderr.strip().splitlines()[-1:] or [""]
-        return LaunchFailed(
-            f"the claude CLI did not become ready: {message}" + (f" ({tail[0]})" if tail[0] else ""),
-            details=details,
-        )
-
-    async def _read_stderr(self) -> str:
-        if self.handle is None:
-            return ""
-        try:
-            return await self.handle.stderr_tail()
-        except PoolError:
-            return ""
 
     # --- waiting and ending ------------------------------------------------------------
 
@@ -280,7 +266,7 @@ class Instance:
             async with asyncio.timeout(climbing + _KEEPER_SECONDS):
                 with contextlib.suppress(PoolError):
                     await self.handle.stop(graces)
-            async with asyncio.timeout(graces.kill + 2):
+            async with asyncio.timeout(graces.kill + (_HELD_SECONDS if self.is_held else 2)):
                 await self.ended.wait()
         except TimeoutError:
             if self.machine.can(InstanceEvent.LADDER_EXHAUSTED):

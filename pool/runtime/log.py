@@ -16,41 +16,63 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pool.errors import PoolError, Refused, StoreUnavailable
+from pool.errors import StoreUnavailable
 from pool.model import Cursor, InstanceId, SessionKey
 from pool.protocol.encoding import encode
+from pool.runtime.backlog import Account, Backlog
+from pool.runtime.committing import Committer
 from pool.runtime.counting import UNSEEN
 from pool.runtime.envelope import Envelope
 from pool.runtime.hub import Channel, Item
 from pool.runtime.merging import merged
-from pool.store.base import AppendEvents, LogEntry, Operation, PatchInstance, PatchSession, Store
+from pool.store.base import (
+    AppendEvents,
+    LogEntry,
+    Operation,
+    PatchInstance,
+    PatchSession,
+    PutTurn,
+    Store,
+)
 
 _log = logging.getLogger(__name__)
 _COMMIT_AFTER_BYTES = 1 << 20
 _SOON_SECONDS = 0.05
-_RETRY_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 
 @dataclass(slots=True)
 class _Waiting:
-    """A frame on its way to the viewers; ``gate`` is the commit that it waits for (0: none)."""
+    """A frame on its way to the viewers; ``gate`` is the commit that it waits for (0: none).
+
+    ``size`` are the bytes that the account has for it.
+    """
 
     item: Item
     gate: int
     before: Callable[[], None] | None = None
+    size: int = 0
 
 
 class SessionLog:
     """Numbers, commits and publishes the events of one session."""
 
     def __init__(
-        self, key: SessionKey, store: Store, channel: Channel, envelope: Envelope, position: Cursor
+        self,
+        key: SessionKey,
+        store: Store,
+        channel: Channel,
+        envelope: Envelope,
+        position: Cursor,
+        backlog: Backlog | None = None,
     ) -> None:
         self.key = key
         self.position = position
         self.counters = UNSEEN
         self.on_committed: Callable[[InstanceId, int], None] = lambda _instance, _offset: None
-        self._store = store
+        self.on_hold: Callable[[bool], None] = lambda _is_held: None
+        self._account = Account(backlog or Backlog(1 << 62, 1 << 62), self)
+        self._batch_bytes = 0
+        self._committer = Committer(key, store)
         self._channel = channel
         self._envelope = envelope
         self._instance_id: InstanceId | None = None
@@ -60,11 +82,28 @@ class SessionLog:
         self._batch = 1
         self._done = 0
         self._committed_offset = position.offset
+        self._stored_position = position
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._is_urgent = False
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
         self._is_closed = False
+
+    @property
+    def is_settled(self) -> bool:
+        """Is everything stored and published, with nothing under way?"""
+        waits = self._operations or self._entries or self._queue or self._waiters
+        under_way = self._task is not None or self._timer is not None
+        return not waits and not under_way and self.position == self._stored_position
+
+    @property
+    def is_held(self) -> bool:
+        """Must the instance wait, because too much waits to be stored?"""
+        return self._account.is_held
+
+    def hold(self, is_held: bool) -> None:
+        """The backlog's word: too much waits, or no more."""
+        self.on_hold(is_held)
 
     def begin_instance(self, instance_id: InstanceId, ordinal: int, offset: int = 0) -> None:
         """Frames from here on come from this instance, its output beginning (again) at ``offset``."""
@@ -77,7 +116,11 @@ class SessionLog:
         cursor = self.position = Cursor(self.position.ordinal, end_offset, 0)
         if durable:
             self._entries.append(LogEntry(cursor, raw))
-        self._queue.append(_Waiting((cursor, self._envelope.event(cursor, raw)), 0))
+            self._account_for(len(raw))
+        size = len(raw) if self._queue else 0  # else it is published at once
+        if size:
+            self._account.add(size)
+        self._queue.append(_Waiting((cursor, self._envelope.event(cursor, raw)), 0, size=size))
         return cursor
 
     def skipped(self, end_offset: int) -> None:
@@ -100,6 +143,8 @@ class SessionLog:
         encoded = encode(body)
         self._entries.append(LogEntry(cursor, encoded))
         self._operations.extend(operations)
+        lines = sum(len(item.record.line or b"") for item in operations if isinstance(item, PutTurn))
+        self._account_for(len(encoded) + lines)
         self._queue.append(_Waiting((cursor, self._envelope.own(cursor, encoded)), self._batch, before))
         self._kick()
         return cursor
@@ -112,6 +157,7 @@ class SessionLog:
     def flush(self) -> None:
         """Publish what need not wait; called after each piece of output that was read."""
         items: list[Item] = []
+        published = 0
         while self._queue and self._queue[0].gate <= self._done:
             waiting = self._queue.popleft()
             if waiting.before is not None:
@@ -119,7 +165,10 @@ class SessionLog:
                 items = []
                 self._announce(waiting.before)
             items.append(waiting.item)
+            published += waiting.size
         self._publish(items)
+        if published:
+            self._account.add(-published)
         if self._offset_lags():
             self._kick()
         elif self._entries:
@@ -142,6 +191,10 @@ class SessionLog:
             self._kick()
         await waiter
 
+    def close_settled(self) -> None:
+        """The session leaves memory; nothing waits. What comes all the same is refused, not lost silently."""
+        self._is_closed = True
+
     async def aclose(self) -> None:
         """Commit what is left, bounded in time, and end."""
         try:
@@ -150,6 +203,7 @@ class SessionLog:
         except TimeoutError:
             _log.error("the last events of session %s could not be committed in time", self.key)
         self._is_closed = True
+        self._account.add(-self._account.bytes)
         if self._timer is not None:
             self._timer.cancel()
         if self._task is not None:
@@ -184,14 +238,17 @@ class SessionLog:
         try:
             while self._is_urgent or self._offset_lags():
                 self._is_urgent = False
-                operations, instance_id, offset = self._take()
+                operations, instance_id, offset, size = self._take()
+                position = self.position
                 with self.counters.commit.timed():
-                    await self._commit(operations)
+                    await self._committer.commit(operations, self.counters)
                 self._done += 1
+                self._stored_position = position
                 if instance_id is not None and instance_id == self._instance_id:
                     self._committed_offset = offset
                     self.on_committed(instance_id, offset)
                 self.flush()
+                self._account.add(-size)
                 self._wake_waiters()
         finally:
             self._task = None
@@ -201,7 +258,11 @@ class SessionLog:
     def _offset_lags(self) -> bool:
         return self.position.offset - self._committed_offset > _COMMIT_AFTER_BYTES
 
-    def _take(self) -> tuple[list[Operation], InstanceId | None, int]:
+    def _account_for(self, size: int) -> None:
+        self._batch_bytes += size
+        self._account.add(size)
+
+    def _take(self) -> tuple[list[Operation], InstanceId | None, int, int]:
         operations = self._operations
         if self._entries:
             own = sum(entry.cursor.k > 0 for entry in self._entries)
@@ -213,39 +274,8 @@ class SessionLog:
         operations.append(PatchSession(self.key, {"position": self.position}))
         self._operations, self._entries = [], []
         self._batch += 1
-        return merged(operations), self._instance_id, self.position.offset
-
-    async def _commit(self, operations: list[Operation]) -> None:
-        for attempt in range(1_000_000):
-            try:
-                await self._store.commit(operations)
-            except Refused:
-                _log.exception("operations of session %s contradict the store; storing one by one", self.key)
-                await self._commit_singly(operations)
-                return
-            except PoolError as error:
-                self.counters.commits.add("failed")
-                _log.warning("session %s: commit failed, trying again: %s", self.key, error.message)
-                await asyncio.sleep(_RETRY_SECONDS[min(attempt, len(_RETRY_SECONDS) - 1)])
-            else:
-                self.counters.commits.add("stored")
-                return
-
-    async def _commit_singly(self, operations: list[Operation]) -> None:
-        for operation in operations:
-            try:
-                await self._commit_one(operation)
-            except PoolError as error:
-                _log.error("session %s: %s was not stored: %s", self.key, type(operation).__name__, error)
-
-    async def _commit_one(self, operation: Operation) -> None:
-        for attempt in range(1_000_000):
-            try:
-                await self._store.commit([operation])
-            except StoreUnavailable:
-                await asyncio.sleep(_RETRY_SECONDS[min(attempt, len(_RETRY_SECONDS) - 1)])
-            else:
-                return
+        size, self._batch_bytes = self._batch_bytes, 0
+        return merged(operations), self._instance_id, self.position.offset, size
 
     def _wake_waiters(self) -> None:
         ready = [waiter for batch, waiter in self._waiters if batch <= self._done]

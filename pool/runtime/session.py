@@ -66,8 +66,16 @@ class Session:
         self.machine = SessionMachine(str(record.key), _settled(record.state))
         self.channel = Channel(head=record.position, budget_bytes=config.viewer_budget_bytes)
         self.envelope = Envelope(record.key.session_id)
-        self.log = SessionLog(record.key, surroundings.store, self.channel, self.envelope, record.position)
+        self.log = SessionLog(
+            record.key,
+            surroundings.store,
+            self.channel,
+            self.envelope,
+            record.position,
+            surroundings.backlog,
+        )
         self.log.on_committed = self._committed
+        self.log.on_hold = self._hold
         self.channel.counters = self.log.counters = surroundings.counters
         self.replay = Replay(
             record.key,
@@ -92,6 +100,7 @@ class Session:
         self.crashes = CrashHistory()
         self.instance: Instance | None = None
         self.usage: dict[str, Any] = {}
+        self.used_at, self.holders = surroundings.clock.monotonic(), 0
         self.next_turn_number = next_turn_number
         self.accepting = asyncio.Lock()
         self.message_ids: set[str] = set()
@@ -120,19 +129,7 @@ class Session:
 
     def info(self) -> SessionInfo:
         """The session as clients see it."""
-        record = self.record
-        return SessionInfo(
-            record.key.user_id,
-            record.key.session_id,
-            record.title,
-            self.state,
-            record.template,
-            record.model,
-            record.permission_mode,
-            record.created_at,
-            record.last_active_at,
-            self.channel.head,
-        )
+        return replace(info_of(self.record), state=self.state, cursor=self.channel.head)
 
     # --- messages ----------------------------------------------------------------------
 
@@ -300,9 +297,29 @@ class Session:
         self.turns.cancel_timers()
         self.steps.quiet()
 
+    def _hold(self, is_held: bool) -> None:
+        if self.instance is not None:
+            self.instance.hold(is_held)
+
     def _committed(self, instance_id: str, offset: int) -> None:
         if self.instance is not None and self.instance.id == instance_id:
             self.instance.committed(offset, self.around.config.delta_retention_bytes)
+
+
+def info_of(record: SessionRecord) -> SessionInfo:
+    """A session that is not in memory, as clients see it."""
+    return SessionInfo(
+        record.key.user_id,
+        record.key.session_id,
+        record.title,
+        _settled(record.state),
+        record.template,
+        record.model,
+        record.permission_mode,
+        record.created_at,
+        record.last_active_at,
+        record.position,
+    )
 
 
 def _settled(state: SessionState) -> SessionState:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 
 from pool.errors import Conflict, NotFound, PoolError, QuotaExceeded
@@ -22,13 +23,13 @@ from pool.model import (
 from pool.runtime.capacity import Capacity
 from pool.runtime.conformance.late import end_told_turns
 from pool.runtime.instance import Instance
+from pool.runtime.reopening import Reopening
 from pool.runtime.session import Session
 from pool.runtime.surroundings import Surroundings
 from pool.store.base import OpenWork, PutSession, SessionRecord
 
 _log = logging.getLogger(__name__)
 _INTERRUPT_SECONDS = 0.5
-_KEEPER_BACKOFF_SECONDS = (0.0, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 
 class Supervisor:
@@ -37,13 +38,14 @@ class Supervisor:
     def __init__(self, surroundings: Surroundings) -> None:
         self.around = surroundings
         self.sessions: dict[SessionKey, Session] = {}
+        self._loading: Counter[SessionKey] = Counter()
         self.on_user_busy: Callable[[UserId], None] = lambda _user: None
         surroundings.instance_ended = self.forget_later
         capacity = Capacity(self.sessions)
         surroundings.slots.evict = capacity.evict
         surroundings.slots.candidates = capacity.candidates
         surroundings.slots.leaving = capacity.leaving
-        surroundings.launcher.on_lost(self._keeper_lost)
+        surroundings.launcher.on_lost(Reopening(surroundings).keeper_lost)
 
     # --- sessions -----------------------------------------------------------------------
 
@@ -58,10 +60,26 @@ class Supervisor:
     async def find(self, key: SessionKey) -> Session | None:
         """The session, loaded from the store if need be; None when there is none."""
         session = self.sessions.get(key)
+        if session is None:
+            self._loading[key] += 1
+            try:
+                record = await self.around.store.get_session(key)
+                session = await self._load(record) if record is not None else None
+            finally:
+                self._loading[key] -= 1
+                self._loading += Counter()  # drops who is at zero
         if session is not None:
-            return session
-        record = await self.around.store.get_session(key)
-        return await self._load(record) if record is not None else None
+            session.used_at = self.around.clock.monotonic()
+        return session
+
+    def unload(self, session: Session) -> bool:
+        """Drop a session that nothing needs from memory; not while somebody reads its rows."""
+        if self._loading[session.key] or self.sessions.get(session.key) is not session:
+            return False
+        del self.sessions[session.key]
+        session.quiet()
+        session.log.close_settled()
+        return True
 
     async def get(self, key: SessionKey) -> Session:
         """The session. Raises ``NotFound``."""
@@ -177,32 +195,6 @@ class Supervisor:
     def features_changed(self) -> None:
         """It came out what the CLI can do: turns whose end it will not tell are ended."""
         end_told_turns(self.sessions.values())
-
-    # --- the keeper's death ----------------------------------------------------------------
-
-    def _keeper_lost(self) -> None:
-        if self.around.is_stopping or not self.around.keeper_is_back.is_set():
-            return
-        self.around.keeper_is_back.clear()
-        _log.error("the keeper is gone, and every instance with it; starting another one")
-        self.around.tasks.start(self._reopen(), "keeper-reopen")
-
-    async def _reopen(self) -> None:
-        for attempt in range(1_000_000):
-            delay = _KEEPER_BACKOFF_SECONDS[min(attempt, len(_KEEPER_BACKOFF_SECONDS) - 1)]
-            await asyncio.sleep(delay)
-            if self.around.is_stopping:
-                return
-            try:
-                epoch = await self.around.store.claim_epoch(self.around.epoch + 1)
-                self.around.epoch = max(await self.around.launcher.open(epoch), epoch)
-            except PoolError as error:
-                _log.error("no keeper yet: %s", error)
-            else:
-                self.around.counters.keeper_restarts.add()
-                _log.info("a keeper is attached again", extra={"epoch": self.around.epoch})
-                self.around.keeper_is_back.set()
-                return
 
     # --- the end -------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from pool.config import PoolConfig
 from pool.errors import PoolError
 from pool.launch.base import Launcher
 from pool.model import InstanceId
+from pool.runtime.backlog import Backlog
 from pool.runtime.conformance.features import Features
 from pool.runtime.counting import Counters
 from pool.runtime.slots import Slots
@@ -75,6 +76,7 @@ class Surroundings:
     workspaces: Workspaces
     slots: Slots
     spawn_gate: asyncio.Semaphore
+    backlog: Backlog
     tasks: Tasks = field(default_factory=Tasks)
     counters: Counters = field(default_factory=Counters)
     keeper_is_back: asyncio.Event = field(default_factory=asyncio.Event)

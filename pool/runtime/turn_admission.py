@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from pool.config import Quota
-from pool.errors import Refused
+from pool.errors import Refused, StoreUnavailable
 from pool.model import UserId
 from pool.policy.quota import TurnRate, check_queued_turns
 from pool.runtime.surroundings import Surroundings
@@ -74,15 +74,27 @@ class TurnAdmission:
             self._queueing.pop(user_id, None)
         return sum(len(session.turns.queued) for session in sessions)
 
+    def forget(self, session: Session) -> None:
+        """The session leaves memory."""
+        sessions = self._queueing.get(session.key.user_id)
+        if sessions is not None:
+            sessions.discard(session)
+            if not sessions:
+                del self._queueing[session.key.user_id]
+
     def admit(self, session: Session) -> None:
         """Count one turn more, which the caller puts into the session's queue before anything else.
 
-        Raises ``PoolFull``, ``QuotaExceeded``, ``RateLimited`` or
-        ``QueueFull``; nothing was counted then.
+        Raises ``PoolFull``, ``QuotaExceeded``, ``RateLimited``, ``QueueFull``
+        or ``StoreUnavailable``; nothing was counted then.
         """
         user = session.key.user_id
         quota = self._around.config.quotas.for_user(user)
         now = self._around.clock.monotonic()
+        if self._around.backlog.is_full:
+            raise StoreUnavailable(
+                "the database does not take what it is given; try again", retry_after_seconds=10
+            )
         for limit in self.limits:
             _raise(limit(user, quota))
         _raise(check_queued_turns(self.queued_turns(user), quota))

@@ -16,6 +16,7 @@ from pool.runtime.counting import Counters, counts_refusals
 from pool.runtime.hub import Subscription, Viewer
 from pool.runtime.session import Session
 from pool.runtime.supervisor import Supervisor, new_record
+from pool.runtime.unloading import held
 
 
 class Viewing:
@@ -42,21 +43,8 @@ class Viewing:
             session, _made = await self._find_or_make(key, None, None, None, None)
         else:
             session = await self._supervisor.get(key)
-        head = session.channel.head
-        known = asked is None or await session.replay.is_known(asked, head)
-        start = session.channel.head if asked is None else asked
-        told = start if known else session.channel.head
-        viewer.deliver([_subscribed_frame(session, told)])
-        if not known:
-            oldest = await self._supervisor.around.store.oldest_event(key)
-            start = BEGINNING
-            gap = (asked or start, oldest or start)
-            self.counters.gaps.add()
-            viewer.deliver([session.replay.gap_frame(gap)])
-        subscription = Subscription(session.channel, session.replay, viewer, start)
-        subscription.start()
-        self._viewer_arrived(session)
-        return subscription
+        with held(session):
+            return await self._follow(session, asked, viewer)
 
     @counts_refusals
     async def history(
@@ -107,6 +95,23 @@ class Viewing:
         }
 
     # --- inside --------------------------------------------------------------------------
+
+    async def _follow(self, session: Session, asked: Cursor | None, viewer: Viewer) -> Subscription:
+        head = session.channel.head
+        known = asked is None or await session.replay.is_known(asked, head)
+        start = session.channel.head if asked is None else asked
+        told = start if known else session.channel.head
+        viewer.deliver([_subscribed_frame(session, told)])
+        if not known:
+            oldest = await self._supervisor.around.store.oldest_event(session.key)
+            start = BEGINNING
+            gap = (asked or start, oldest or start)
+            self.counters.gaps.add()
+            viewer.deliver([session.replay.gap_frame(gap)])
+        subscription = Subscription(session.channel, session.replay, viewer, start)
+        subscription.start()
+        self._viewer_arrived(session)
+        return subscription
 
     def _key(self, user_id: str, session_id: str) -> SessionKey:
         return SessionKey(

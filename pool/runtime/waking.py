@@ -247,6 +247,7 @@ class Waking:
             started_clock=around.clock.monotonic(),
         )
         instance.on_stuck = session.instance_stuck
+        instance.is_held = session.log.is_held
         session.instance = instance
         session.log.change(
             PutInstance(

@@ -48,6 +48,7 @@ class FakeCli:
         self.is_deaf = False
         self.ignores_interrupts = False
         self.outlives_kill = False
+        self.is_held = False
         self.exits_when_ready = False
         self.session_id = next(
             (arg.split("=", 1)[1] for arg in spec.cli_args if arg.startswith(("--session-id=", "--resume="))),
@@ -69,6 +70,12 @@ class FakeCli:
         self._sink = sink
         self._sent = offset
         self._told_end = False
+        self.is_held = False
+        self._schedule()
+
+    def hold(self, is_held: bool) -> None:
+        """The keeper gets no credit, or gets it again."""
+        self.is_held = is_held
         self._schedule()
 
     def emit(self, *frames: Frame) -> None:
@@ -94,7 +101,7 @@ class FakeCli:
     def _deliver(self) -> None:
         self._is_scheduled = False
         sink = self._sink
-        if sink is None:
+        if sink is None or self.is_held:
             return
         if self._sent < len(self.spool):
             offset, self._sent = self._sent, len(self.spool)
@@ -105,10 +112,10 @@ class FakeCli:
 
     # --- the process -------------------------------------------------------------------------
 
-    def die(self, code: int | None = None, signal: str | None = None, cause: str | None = None) -> None:
+    def die(self, code: int | None = None, signal: str | None = None) -> None:
         """The process is gone; output that was printed is still delivered before the end is told."""
         if self.is_alive:
-            self.exit_status = ExitStatus(code, signal, cause)
+            self.exit_status = ExitStatus(code, signal)
             self.has_ended.set()
             self._schedule()
 

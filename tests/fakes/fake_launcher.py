@@ -108,6 +108,9 @@ class FakeHandle(InstanceHandle):
     def committed(self, offset: int) -> None:
         self.commits.append(offset)
 
+    def hold(self, is_held: bool) -> None:
+        self._cli.hold(is_held)
+
     def trim(self, offset: int) -> None:
         self._cli.trimmed_to = offset
 

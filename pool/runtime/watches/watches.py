@@ -10,6 +10,7 @@ from pool.model import UserId
 from pool.policy.quota import Usage, check_usage
 from pool.runtime.supervisor import Supervisor
 from pool.runtime.turn_admission import TurnAdmission
+from pool.runtime.unloading import Unloading
 from pool.runtime.watches.consumption import Consumption
 from pool.runtime.watches.disk import DiskReserve
 from pool.runtime.watches.holds import Holds
@@ -22,6 +23,7 @@ _DISK_SECONDS = 5.0
 _SIZES_SECONDS = 1.0
 _INSTANCES_SECONDS = 2.0
 _APPROVALS_SECONDS = 2.0
+_UNLOAD_SECONDS = 10.0
 _RETENTION_SECONDS = 86400.0
 _FIRST_RETENTION_SECONDS = 300.0
 
@@ -42,6 +44,7 @@ class Watches:
         self.stalls = Stalls(supervisor)
         self.holds = Holds(supervisor)
         self.retention = Retention(around)
+        self.unloading = Unloading(supervisor, admission.forget)
         self._rounds = Rounds(around.tasks)
         admission.limits.append(self._refusal)
 
@@ -51,6 +54,7 @@ class Watches:
         self._rounds.start("disk", self.disk.look, _DISK_SECONDS, after_seconds=_DISK_SECONDS)
         self._rounds.start("workspace-sizes", self.sizes.look, _SIZES_SECONDS)
         self._rounds.start("instances", self.look_at_instances, _INSTANCES_SECONDS)
+        self._rounds.start("unloading", self.unloading.look, _UNLOAD_SECONDS, after_seconds=_UNLOAD_SECONDS)
         self._rounds.start("approvals", self.holds.look, _APPROVALS_SECONDS)
         self._rounds.start(
             "retention", self.retention.look, _RETENTION_SECONDS, after_seconds=_FIRST_RETENTION_SECONDS

@@ -27,9 +27,7 @@ class FileSink:
         os.write(self.fd, data)
         self.offset += len(data)
 
-    def exited(
-        self, code: int | None, signal: str | None, stderr_tail: str, cause: str | None = None
-    ) -> None:
+    def exited(self, code: int | None, signal: str | None, stderr_tail: str) -> None:
         self.ended.set()
 
     def launcher_lost(self) -> None:

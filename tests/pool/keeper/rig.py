@@ -51,7 +51,6 @@ class Collector:
         self.data = bytearray()
         self.exits: list[tuple[int | None, str | None, str]] = []
         self.lost = 0
-        self.cause: str | None = None
         self.on_data: Callable[[bytes], None] | None = None
 
     def data_received(self, offset: int, data: bytes) -> None:
@@ -60,11 +59,8 @@ class Collector:
         if self.on_data is not None:
             self.on_data(data)
 
-    def exited(
-        self, code: int | None, signal: str | None, stderr_tail: str, cause: str | None = None
-    ) -> None:
+    def exited(self, code: int | None, signal: str | None, stderr_tail: str) -> None:
         self.exits.append((code, signal, stderr_tail))
-        self.cause = cause
 
     def launcher_lost(self) -> None:
         self.lost += 1

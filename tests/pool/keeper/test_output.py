@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from pool.keeper.client import KeeperError
+from pool.keeper.wire import DEFAULT_WINDOW_BYTES
 from tests.pool.keeper.rig import ECHO, Collector, Rig, python, start
 from tests.waiting import eventually
 
@@ -137,6 +138,25 @@ async def test_a_server_that_grants_nothing_is_sent_no_more_than_its_window(rig:
     assert not [event for event in rig.events if event.get("handle") == answer["handle"]]
     client.tell("credit", handle=answer["handle"], bytes=10_000_000)
     await eventually(lambda: [event for event in rig.events if event.get("handle") == answer["handle"]])
+
+
+async def test_output_that_is_held_waits_in_the_spool_and_comes_whole(rig: Rig) -> None:
+    await rig.keeper()
+    client = await rig.client()
+    program = "import sys\nfor i in range(300): sys.stdout.write(f'{i:06d}' + 'z' * 99_993 + chr(10))"
+    attached, collector = await start(client, "shim", "held", python(program))
+    client.hold(attached.handle, True)
+
+    async def is_printed() -> bool:
+        [facts] = (await client.request("list"))["instances"]
+        return bool(facts["end_offset"] == 30_000_000)
+
+    await eventually(is_printed)
+    await client.request("list")
+    assert len(collector.data) <= DEFAULT_WINDOW_BYTES, "no more than was on its way"
+    client.hold(attached.handle, False)
+    assert (await collector.exit())[0] == 0
+    assert [int(line[:6]) for line in bytes(collector.data).splitlines()] == list(range(300))
 
 
 async def test_a_server_that_is_stopped_costs_no_memory_and_misses_nothing(rig: Rig, short_dir: Path) -> None:

@@ -5,22 +5,21 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
-from collections import Counter
-from collections.abc import Coroutine
+import time
 from pathlib import Path
 from typing import Any, TypeVar
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import rule, run_state_machine_as_test
 
-from pool import ClaudeInstancePool, errors
-from pool.model import Cursor
+from pool import errors
 from pool.policy.backoff import CrashHistory, CrashRules
 from pool.runtime.session import Session
 from tests.fakes.fake_cli import FakeCli
 from tests.pool.conftest import OUTCOMES, Screen
 from tests.pool.runtime.conftest import World, manual
+from tests.pool.runtime.invariants import Invariants
 from tests.pool.runtime.tape import Paper
 
 T = TypeVar("T")
@@ -33,30 +32,17 @@ def is_delta(frame: dict[str, Any]) -> bool:
     return bool(frame["type"] == "event" and frame["event"]["type"] == "stream_event")
 
 
-class Machine(RuleBasedStateMachine):
+class Machine(Invariants):
     """Two sessions, one slot, one host; the server, its keeper and the CLIs may die at any step."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.loop = asyncio.new_event_loop()
         self.directory = Path(tempfile.mkdtemp(prefix="cp-"))
         self.world = World(self.directory / "data")
         self.world.host.prepare = manual
-        self.pool: ClaudeInstancePool
-        self.screens: dict[str, Screen] = {}
-        self.seen: dict[str, list[dict[str, Any]]] = {"a": [], "b": []}
         self.accepted: dict[str, dict[str, str]] = {"a": {}, "b": {}}
         self.count = 0
         self.run(self._serve())
-
-    def run(self, work: Coroutine[Any, Any, T], pause: int = 0) -> T:
-        async def both() -> T:
-            result = await asyncio.wait_for(work, 10)
-            for _ in range(pause):
-                await asyncio.sleep(0)
-            return result
-
-        return self.loop.run_until_complete(both())
 
     async def _serve(self) -> None:
         self.pool = await self.world.start(max_instances=1, stop_grace_seconds=0.05)
@@ -66,12 +52,6 @@ class Machine(RuleBasedStateMachine):
             await self.pool.subscribe("alice", name, frames[-1]["cursor"] if frames else "0", screen)
         for session in self.pool._supervisor.sessions.values():
             session.crashes = CrashHistory(QUICK)
-
-    def collect(self) -> None:
-        """Put what the viewers saw since to what they saw before."""
-        for name, screen in self.screens.items():
-            self.seen[name] += [f for f in screen.frames if f["type"] != "subscribed"]
-            screen.frames.clear()
 
     def session(self, name: str) -> Session:
         return next(s for s in self.pool._supervisor.sessions.values() if s.key.session_id == name)
@@ -194,12 +174,35 @@ class Machine(RuleBasedStateMachine):
 
     @rule(meanwhile=st.lists(st.sampled_from(["delta", "ask", "finish", "own", "die"]), max_size=3))
     def the_server_dies(self, meanwhile: list[str]) -> None:
+        resting = [s.key for s in self.pool._supervisor.sessions.values() if s.is_idle and s.log.is_settled]
+        crashed_at = time.monotonic()
         self.run(self.world.crash(self.pool))
         self.collect()
         for kind in meanwhile:
             for cli in self.world.host.living:
                 self.run(self._go_on(cli, kind))
         self.run(self._serve())
+        for key in resting if not meanwhile else ():
+            session = self.pool._supervisor.sessions[key]
+            assert session.idleness.since <= crashed_at, "a restart is no sign of life"
+
+    @rule(name=SESSIONS, pause=PAUSES)
+    def nobody_looks_on_and_memory_is_wanted(self, name: str, pause: int) -> None:
+        self.collect()
+        before = self.session(name)
+        for subscription in tuple(before.channel.subscriptions):
+            subscription.close()
+        self.screens[name].frames.clear()
+
+        async def drop() -> None:
+            for session in list(self.pool._supervisor.sessions.values()):
+                self.pool._watches.unloading.drop(session)
+
+        self.run(drop(), pause)
+        cursor = self.seen[name][-1]["cursor"] if self.seen[name] else "0"
+        self.run(self.pool.subscribe("alice", name, cursor, self.screens[name]), pause)
+        if self.session(name) is not before:
+            self.session(name).crashes = CrashHistory(QUICK)
 
     @rule(seconds=st.sampled_from([0.0, 0.02]))
     def ending_a_process_takes(self, seconds: float) -> None:
@@ -208,37 +211,6 @@ class Machine(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([0.001, 0.01, 0.03]))
     def time_passes(self, seconds: float) -> None:
         self.run(asyncio.sleep(seconds))
-
-    # --- what always holds -----------------------------------------------------------------------
-
-    @invariant()
-    def a_session_has_one_process_and_it_has_a_slot(self) -> None:
-        living = Counter(cli.spec.key for cli in self.world.host.living)
-        assert not living or max(living.values()) == 1
-        holders = self.pool._around.slots.holders
-        assert set(living) <= holders
-        for session in self.pool._supervisor.sessions.values():
-            if session.key in holders:
-                assert session.instance is not None or session.waking.is_under_way
-
-    @invariant()
-    def a_turn_is_given_to_one_process_and_in_order(self) -> None:
-        runs = Counter(run for cli in self.world.host.clis.values() for run in cli.runs)
-        assert not runs or max(runs.values()) == 1
-        for session in self.pool._supervisor.sessions.values():
-            numbers = [turn.record.number for turn in session.turns.queued]
-            assert numbers == sorted(numbers)
-            current = session.turns.current
-            assert current is None or not numbers or current.record.number < numbers[0]
-
-    @invariant()
-    def viewers_see_growing_cursors_and_each_turn_ends_once(self) -> None:
-        self.collect()
-        for frames in self.seen.values():
-            cursors = [Cursor.parse(frame["cursor"]) for frame in frames]
-            assert cursors == sorted(set(cursors))
-            ends = Counter(f["turn_id"] for f in frames if f["type"] == "turn" and f["state"] in OUTCOMES)
-            assert not ends or max(ends.values()) == 1
 
     # --- the end ----------------------------------------------------------------------------------
 

@@ -273,7 +273,7 @@ def _check(
     assert len(slots.holders) <= limit
     assert user_limit is None or all(len(held) <= user_limit for held in by_user.values())
     assert slots.queue_length == len(order)
-    assert sorted(k for k in order if slots.place(k) is not None) == sorted(order)
+    assert all(slots.place(waiter) is not None for waiter in order)
     free = limit - len(slots.holders)
     able = [k for k in order if user_limit is None or len(by_user[str(k.user_id)]) < user_limit]
     assert not (free and able), "a free slot, and somebody who could have it waits"
