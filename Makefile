@@ -3,6 +3,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 
+# every process that is started would compile all of its modules anew
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: setup run test check fuzz chaos soak bench demo acceptance clean
 
 # how long the trouble of a chaos run lasts, and its seed (the time of day when empty)
