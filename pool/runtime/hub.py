@@ -9,17 +9,19 @@ in which the last frame was handed over, so that nothing falls between.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections import deque
 from collections.abc import Sequence
 from enum import Enum
 from typing import Protocol
 
-from pool.errors import PoolError
+from pool.errors import PoolError, StoreUnavailable
 from pool.model import BEGINNING, Cursor
 from pool.runtime.counting import UNSEEN
 
 _log = logging.getLogger(__name__)
+_RETRY_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 Item = tuple[Cursor, bytes]
 
@@ -173,12 +175,22 @@ class Subscription:
 
     async def _catch_up(self) -> None:
         try:
-            await self._read_on()
+            await self._read_on_however_long()
         except PoolError:
             _log.exception("a viewer could not read the log; it will get a gap")
             self._skip_to_ring()
         finally:
             self._task = None
+
+    async def _read_on_however_long(self) -> None:
+        """A store that cannot be read now loses nobody an event: it is asked again."""
+        for attempt in itertools.count():
+            try:
+                await self._read_on()
+                return
+            except StoreUnavailable as error:
+                _log.warning("a viewer waits for the log: %s", error.message)
+                await asyncio.sleep(_RETRY_SECONDS[min(attempt, len(_RETRY_SECONDS) - 1)])
 
     async def _read_on(self) -> None:
         while not self._is_closed():

@@ -125,4 +125,7 @@ class Viewer:
             self.record.take(frame)
         if frame["type"] == "subscribed":
             self.is_following.set()
+        elif frame["type"] == "error" and not self.is_following.is_set() and "message_id" not in frame:
+            # The subscription was refused (the database was locked): come again.
+            self.reset()
         self._hear(frame)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
-from pool.errors import StoreUnavailable
+from pool.errors import PoolError, StoreUnavailable
 from pool.model import BEGINNING
 from pool.runtime.hub import Pace
 from tests.pool.runtime.tape import Paper, Tape
 from tests.pool.runtime.test_replay import LINES
+from tests.waiting import eventually
 
 
 async def filled(lines: int = 30, *, ring_bytes: int = 1, budget_bytes: int = 1 << 30) -> Tape:
@@ -127,11 +129,31 @@ async def test_a_viewer_that_closes_itself_stays_closed(budget: int, from_beginn
     assert len(paper.frames) == count
 
 
+async def test_a_store_that_is_away_for_a_while_costs_a_viewer_time_and_no_event() -> None:
+    tape = await filled()
+    read, calls = tape.replay._store.read_events, 0
+
+    async def away_at_first(*args: Any, **more: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls <= 2:
+            raise StoreUnavailable("the database is locked")
+        return await read(*args, **more)
+
+    tape.replay._store.read_events = away_at_first  # type: ignore[method-assign]
+    late = Paper()
+    subscription = tape.follow(late, BEGINNING)
+    tape.output(LINES["delta"])
+    await eventually(lambda: subscription.pace is Pace.LIVE)
+    assert calls > 2
+    assert late.frames == tape.live.frames
+
+
 async def test_a_log_that_cannot_be_read_costs_a_gap_and_not_the_viewer() -> None:
     tape = await filled()
 
     async def broken(*_: object, **__: object) -> object:
-        raise StoreUnavailable("the disk is gone")
+        raise PoolError("the row makes no sense")
 
     tape.replay._store.read_events = broken  # type: ignore[method-assign, assignment]
     late = Paper()
