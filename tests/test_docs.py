@@ -115,6 +115,51 @@ def commands_of(group: Any, prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{name}"
 
 
+# Numbers that are missing were never given.
+CASES = {
+    *(f"L{n}" for n in (*range(1, 12), 14, 17, *range(19, 28), 29, 30, *range(32, 37), 38, 39, 40)),
+    *(str(n) for n in (1, 2, 3, 4, *range(6, 24), *range(25, 34), 35, *range(37, 47))),
+}
+
+
+def test_every_failure_case_is_on_the_page_with_what_shows_it() -> None:
+    rows = re.findall(
+        r"^\| ([L\d, ]+): [^|]+\| (held|partly|not yet)\b[^|]*\| ([^|]*) ?\|$", page("reliability.md"), re.M
+    )
+    listed = {name for names, _word, _tests in rows for name in names.split(", ")}
+    none_of(CASES ^ listed)
+    none_of([names for names, word, tests in rows if word != "not yet" and "`test_" not in tests])
+
+
+def test_every_test_that_a_page_names_exists() -> None:
+    named = set(named_tests(page("reliability.md")))
+    assert len(named) > 150, "the walk over the page has lost its way"
+    none_of([f"{file}: {test}" for file, test in sorted(named) if not is_defined(file, test)])
+
+
+def named_tests(text: str) -> Iterator[tuple[str, str]]:
+    """(file as the page has it, name of the test) of every test; a name belongs to the file before it."""
+    for line in text.splitlines():
+        file = ""
+        for word in re.findall(r"`([\w/.]+)`", line):
+            if word.endswith(".py"):
+                file = word
+            elif word.startswith("test_"):
+                yield file, word
+
+
+def is_defined(file: str, test: str) -> bool:
+    """Is there such a test in the file, given by its path or only by its name?"""
+    found = (
+        [DOCS.parent / file] if "/" in file else list(DOCS.parent.glob(f"tests/**/{file}")) if file else []
+    )
+    return any(
+        re.search(rf"^ *(async )?def {test}\(", path.read_text(encoding="utf-8"), re.M)
+        for path in found
+        if path.exists()
+    )
+
+
 def test_links_between_pages_lead_somewhere() -> None:
     broken: list[str] = []
     for path in sorted([*DOCS.rglob("*.md"), *DOCS.parent.glob("*.md")]):

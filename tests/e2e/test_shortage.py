@@ -87,7 +87,10 @@ async def test_a_turn_streams_on_while_the_database_is_locked(short_dir: Path, f
 
 
 @pytest.mark.parametrize("count", [150, pytest.param(3000, marks=pytest.mark.acceptance)])
-@pytest.mark.parametrize("words", [b"", b"GET /ws HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: "])
+@pytest.mark.parametrize(
+    "words",
+    [pytest.param(b"", marks=pytest.mark.acceptance), b"GET /ws HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: "],
+)
 async def test_callers_that_say_nothing_hold_up_nobody(
     short_dir: Path, fake_claude: Path, count: int, words: bytes
 ) -> None:

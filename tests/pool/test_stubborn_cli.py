@@ -229,3 +229,21 @@ async def test_a_start_with_odd_words_is_a_start_or_a_told_failure(make_pool: Ma
     assert pool.instances() == []
     plan(pool, "alice")
     assert (await pool.get_or_create_instance("alice")).id
+
+
+# --- work that goes on after the turn -------------------------------------------------------------
+
+
+async def test_background_work_outlives_the_idle_time_and_its_end_reaches_the_user(
+    make_pool: MakePool,
+) -> None:
+    pool = await make_pool(idle_timeout_seconds=0.5)
+    screen = await follow(pool)
+    await screen.ended(await say(pool, "hello !idle !task 2", "m1"))
+    pid = the_pid(pool)
+    own = await eventually(lambda: [f for f in screen.of_type("turn") if f["origin"] == "cli"])
+    assert (await screen.ended(own[0]["turn_id"]))["state"] == "succeeded"
+    told = [f["event"].get("subtype") for f in screen.of_type("event")]
+    assert "task_notification" in told
+    # With nothing left to do it rests.
+    await eventually(lambda: not is_alive(pid) and not pool.instances())
