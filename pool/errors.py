@@ -17,6 +17,7 @@ The tree::
     │   ├── RateLimited            rate_limited
     │   ├── QueueFull              queue_full
     │   ├── PoolFull               pool_full
+    │   ├── LaunchesPaused         launches_paused
     │   └── Draining               draining
     ├── LaunchFailed               launch_failed: the CLI did not become ready
     ├── InstanceGone               instance_gone: the process ended under the caller
@@ -135,6 +136,12 @@ class PoolFull(Refused):
     """No slot is free and no idle instance can be evicted."""
 
     code = "pool_full"
+
+
+class LaunchesPaused(Refused):
+    """Launches of several users failed: none is tried for a while."""
+
+    code = "launches_paused"
 
 
 class Draining(Refused):

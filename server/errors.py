@@ -67,6 +67,7 @@ STATUSES: Mapping[str, int] = {
     "store_unavailable": 503,
     "queue_full": 503,
     "pool_full": 503,
+    "launches_paused": 503,
     "draining": 503,
 }
 

@@ -22,6 +22,7 @@ class Checks:
         return {
             "keeper": self._keeper(),
             "isolation": self._isolation(),
+            "launches": self._around.launches.health(),
             **self._watched(),
             "database": self._database,
             "cli": dict(self._around.cli_check),

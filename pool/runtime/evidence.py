@@ -109,6 +109,11 @@ class Evidence:
             ),
             gauge("claude_pool_viewers", "Subscriptions to sessions.", viewers),
             gauge("claude_pool_permissions_open", "Approvals that wait for an answer.", waiting),
+            gauge(
+                "claude_pool_launches_paused",
+                "1 while no instance is started because launches of several users failed.",
+                around.launches.are_paused,
+            ),
             gauge("claude_pool_keeper_up", "1 while a keeper is attached.", around.keeper_is_back.is_set()),
         ]
 

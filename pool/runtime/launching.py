@@ -7,13 +7,15 @@ import uuid
 from typing import TYPE_CHECKING
 
 from pool.launch.base import LaunchSpec
+from pool.model import InstanceId, InstanceState
 from pool.protocol.command_line import CliOptions, base_environment, build_args
+from pool.runtime.instance import Instance
+from pool.store.base import InstanceRecord, PatchInstance, PutInstance
 from pool.workspace.workspaces import WorkspacePaths
 
 _log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
-    from pool.runtime.instance import Instance
     from pool.runtime.session import Session
 
 
@@ -52,3 +54,52 @@ def launch_spec(session: Session, instance: Instance, paths: WorkspacePaths) -> 
         home=paths.home,
         labels={"user": session.key.user_id, "session": session.key.session_id},
     )
+
+
+def new_instance(session: Session) -> Instance:
+    """The session's next instance; the intent to start it is on its way to the store."""
+    around = session.around
+    now = around.clock.wall()
+    instance = Instance(
+        InstanceId(uuid.uuid4().hex),
+        session.key,
+        session.record.next_ordinal,
+        session,
+        epoch=around.epoch,
+        max_line_bytes=around.config.max_line_bytes,
+        started_at=now,
+        started_clock=around.clock.monotonic(),
+    )
+    instance.on_stuck = session.instance_stuck
+    instance.is_held = session.log.is_held
+    session.instance = instance
+    session.log.change(
+        PutInstance(
+            InstanceRecord(
+                instance_id=instance.id,
+                key=session.key,
+                ordinal=instance.ordinal,
+                state=InstanceState.STARTING,
+                epoch=around.epoch,
+                host="local",
+                isolation=around.launcher.describe_isolation()[0],
+                started_at=now,
+                started_clock=instance.started_clock,
+            )
+        )
+    )
+    session.patch(next_ordinal=instance.ordinal + 1)
+    return instance
+
+
+def note_identity(session: Session, instance: Instance) -> None:
+    """Store which process it is, so that a restart cannot take another one for it."""
+    identity = instance.handle.identity if instance.handle is not None else None
+    if identity is not None:
+        changes = {
+            "pid": identity.pid,
+            "start_ticks": identity.start_ticks,
+            "boot_id": identity.boot_id,
+            "state": InstanceState.READY,
+        }
+        session.log.change(PatchInstance(instance.id, changes))

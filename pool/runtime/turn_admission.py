@@ -85,8 +85,8 @@ class TurnAdmission:
     def admit(self, session: Session) -> None:
         """Count one turn more, which the caller puts into the session's queue before anything else.
 
-        Raises ``PoolFull``, ``QuotaExceeded``, ``RateLimited``, ``QueueFull``
-        or ``StoreUnavailable``; nothing was counted then.
+        Raises ``PoolFull``, ``QuotaExceeded``, ``RateLimited``, ``QueueFull``,
+        ``LaunchesPaused`` or ``StoreUnavailable``; nothing was counted then.
         """
         user = session.key.user_id
         quota = self._around.config.quotas.for_user(user)
@@ -99,6 +99,8 @@ class TurnAdmission:
             _raise(limit(user, quota))
         _raise(check_queued_turns(self.queued_turns(user), quota))
         _raise(self._rates.check(user, quota.turns_per_minute, now))
+        if session.instance is None:
+            self._around.launches.check()
         self._around.slots.check(session.key, may_wait=True)
         self._rates.take(user, now)
         self._queueing.setdefault(user, set()).add(session)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -18,11 +17,10 @@ from pool.errors import Conflict, InstanceGone, KeeperUnavailable, LaunchFailed,
 from pool.launch.base import LaunchSpec, StopGraces
 from pool.lifecycle.instance import InstanceEvent
 from pool.lifecycle.session import SessionEvent
-from pool.model import ExitStatus, InstanceId, InstanceState, Place, Reason, SessionState
+from pool.model import ExitStatus, InstanceState, Place, Reason, SessionState
 from pool.runtime import edges
 from pool.runtime.instance import Instance
-from pool.runtime.launching import launch_spec
-from pool.store.base import InstanceRecord, PatchInstance, PutInstance
+from pool.runtime.launching import launch_spec, new_instance, note_identity
 
 if TYPE_CHECKING:
     from pool.runtime.session import Session
@@ -114,6 +112,7 @@ class Waking:
             with counters.spawn_step.timed("slot"):
                 await self._take_slot(may_wait)
             began = time.perf_counter()
+            await self._let_through(may_wait)
             async with session.around.spawn_gate:
                 counters.spawn_step.observe(time.perf_counter() - began, "gate")
                 instance = await self._launch()
@@ -127,10 +126,12 @@ class Waking:
         except (Exception, asyncio.CancelledError) as error:
             self._task = None
             failure = _typed(error)
+            session.around.launches.failed(session.key.user_id, failure)
             self._launch_failed(failure)
             edges.launch_failed(session, failure, time.perf_counter() - began)
             raise failure from error
         self._task = None
+        session.around.launches.succeeded()
         edges.instance_ready(session, instance, time.perf_counter() - began)
         self._ready()
         return instance
@@ -147,6 +148,15 @@ class Waking:
             if was_told:  # it stands in no line any more
                 session.steps.tell_waking(None)
         except Refused as error:
+            raise _NoSlot(error) from error
+
+    async def _let_through(self, may_wait: bool) -> None:
+        """Where nothing can be started nothing is tried: the slot is given back."""
+        session = self._session
+        try:
+            await session.around.launches.may_launch(may_wait=may_wait)
+        except Refused as error:
+            session.around.slots.release(session.key)
             raise _NoSlot(error) from error
 
     def _tell_place(self, place: Place) -> None:
@@ -194,7 +204,7 @@ class Waking:
                     around.workspaces.ensure, session.key.user_id, session.record.template
                 )
         await self._keeper()
-        instance = self._new_instance()
+        instance = new_instance(session)
         try:
             await self._start(instance, launch_spec(session, instance, paths))
         except BaseException:
@@ -225,58 +235,12 @@ class Waking:
             async with _within(around.config.start_timeout_seconds, "process"):
                 instance.handle = await around.launcher.start(spec, instance)
         edges.instance_started(session, instance)
-        self._note_identity(instance)
+        note_identity(session, instance)
         left = deadline - asyncio.get_running_loop().time()
         with around.counters.spawn_step.timed("handshake"):
             await instance.handshake(max(left, 0.1), around.tool_policy.hooks(session))
         if instance.stop_reason is not None:
             raise LaunchFailed("the instance was stopped while it started", details={"step": "stopped"})
-
-    def _new_instance(self) -> Instance:
-        session = self._session
-        around = session.around
-        now = around.clock.wall()
-        instance = Instance(
-            InstanceId(uuid.uuid4().hex),
-            session.key,
-            session.record.next_ordinal,
-            session,
-            epoch=around.epoch,
-            max_line_bytes=around.config.max_line_bytes,
-            started_at=now,
-            started_clock=around.clock.monotonic(),
-        )
-        instance.on_stuck = session.instance_stuck
-        instance.is_held = session.log.is_held
-        session.instance = instance
-        session.log.change(
-            PutInstance(
-                InstanceRecord(
-                    instance_id=instance.id,
-                    key=session.key,
-                    ordinal=instance.ordinal,
-                    state=InstanceState.STARTING,
-                    epoch=around.epoch,
-                    host="local",
-                    isolation=around.launcher.describe_isolation()[0],
-                    started_at=now,
-                    started_clock=instance.started_clock,
-                )
-            )
-        )
-        session.patch(next_ordinal=instance.ordinal + 1)
-        return instance
-
-    def _note_identity(self, instance: Instance) -> None:
-        identity = instance.handle.identity if instance.handle is not None else None
-        if identity is not None:
-            changes = {
-                "pid": identity.pid,
-                "start_ticks": identity.start_ticks,
-                "boot_id": identity.boot_id,
-                "state": InstanceState.READY,
-            }
-            self._session.log.change(PatchInstance(instance.id, changes))
 
     async def _abandon(self, instance: Instance) -> None:
         """A launch that failed leaves nothing behind."""
