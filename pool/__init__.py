@@ -10,6 +10,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pool.audit.records import AuditRecord as AuditRecord
+    from pool.audit.records import Place as AuditPlace
+    from pool.audit.verifying import Verdict as AuditVerdict
+    from pool.caller import Caller as Caller
+    from pool.caller import calling as calling
+    from pool.caller import current_caller as current_caller
+    from pool.caller import shortened as shortened
     from pool.composition import open_accounts as open_accounts
     from pool.composition import remove_user_files as remove_user_files
     from pool.config import PoolConfig as PoolConfig
@@ -38,6 +45,9 @@ if TYPE_CHECKING:
     from pool.runtime.hub import Viewer as Viewer
     from pool.runtime.pooled import PooledInstance as PooledInstance
     from pool.store.accounts import Accounts as Accounts
+    from pool.store.audit import AuditLog as AuditLog
+    from pool.store.audit import snapshot as audit_snapshot
+    from pool.store.audit import verify as verify_audit
     from pool.store.usage import Usage as Usage
     from pool.store.usage import UsageFigures as UsageFigures
     from pool.store.usage import UsageRecord as UsageRecord
@@ -45,6 +55,11 @@ if TYPE_CHECKING:
 _HOMES = {
     "Accepted": "pool.model",
     "Accounts": "pool.store.accounts",
+    "AuditLog": "pool.store.audit",
+    "AuditPlace": "pool.audit.records:Place",
+    "AuditRecord": "pool.audit.records",
+    "AuditVerdict": "pool.audit.verifying:Verdict",
+    "Caller": "pool.caller",
     "ClaudeInstancePool": "pool.pool",
     "Count": "pool.runtime.counters",
     "Histogram": "pool.runtime.counters",
@@ -69,16 +84,26 @@ _HOMES = {
     "UsageFigures": "pool.store.usage",
     "UsageRecord": "pool.store.usage",
     "Viewer": "pool.runtime.hub",
+    "audit_snapshot": "pool.store.audit:snapshot",
+    "calling": "pool.caller",
     "check_name": "pool.names",
     "compile_rules": "pool.policy.rules.decision",
+    "current_caller": "pool.caller",
     "errors": "pool",
     "find_orphans": "pool.launch.process_table",
     "open_accounts": "pool.composition",
     "remove_user_files": "pool.composition",
+    "shortened": "pool.caller",
+    "verify_audit": "pool.store.audit:verify",
 }
 __all__ = [
     "Accepted",
     "Accounts",
+    "AuditLog",
+    "AuditPlace",
+    "AuditRecord",
+    "AuditVerdict",
+    "Caller",
     "ClaudeInstancePool",
     "Count",
     "Histogram",
@@ -102,11 +127,16 @@ __all__ = [
     "UsageFigures",
     "UsageRecord",
     "Viewer",
+    "audit_snapshot",
+    "calling",
     "check_name",
     "compile_rules",
+    "current_caller",
     "find_orphans",
     "open_accounts",
     "remove_user_files",
+    "shortened",
+    "verify_audit",
 ]
 
 
@@ -116,4 +146,5 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'pool' has no attribute {name!r}")
     if home == "pool":
         return importlib.import_module(f"pool.{name}")
-    return getattr(importlib.import_module(home), name)
+    module, _, own_name = home.partition(":")
+    return getattr(importlib.import_module(module), own_name or name)

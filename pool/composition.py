@@ -17,6 +17,7 @@ from pool.runtime.backlog import Backlog
 from pool.runtime.slots import Slots
 from pool.runtime.surroundings import Surroundings
 from pool.store.accounts import Accounts
+from pool.store.audit import AuditLog
 from pool.store.sql import SqlStore
 from pool.store.usage import Usage
 from pool.workspace.workspaces import Workspaces
@@ -31,6 +32,7 @@ class Parts:
     surroundings: Surroundings
     accounts: Accounts
     usage: Usage
+    audit: AuditLog
 
 
 def default_max_instances() -> int:
@@ -69,7 +71,7 @@ def compose(config: PoolConfig, *, launcher: Launcher | None = None, clock: Cloc
         spawn_gate=asyncio.Semaphore(config.spawn_gate),
         cli_stamp=partial(_cli_stamp, config.cli_path),
     )
-    return Parts(surroundings, accounts, Usage(store.database))
+    return Parts(surroundings, accounts, Usage(store.database), AuditLog(store.database))
 
 
 def _cli_stamp(configured: Path | None) -> str:

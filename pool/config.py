@@ -13,6 +13,7 @@ from pool.errors import BadRequest
 
 ISOLATION_MODES = ("auto", "none", "uid", "bwrap")
 USER_PROGRAMS = ("auto", "allow", "deny")
+AUDIT_PROMPTS = ("hash", "full")
 NETWORK_MODES = ("auto", "gateway_only", "outbound", "open")
 
 
@@ -66,7 +67,8 @@ class PoolConfig:
     ``plan_rules`` are rules for tools, by plan and then by the names of the
     four lists here, which they add to. ``user_programs``: may the CLI start
     hooks, MCP servers and helpers that a user's own files name? ``auto``: where
-    no rule for tools holds. Raises ``BadRequest`` naming all bad fields.
+    no rule for tools holds. ``audit_prompts``: what of a prompt goes into
+    the audit log. Raises ``BadRequest`` naming all bad fields.
     """
 
     data_dir: Path
@@ -104,6 +106,8 @@ class PoolConfig:
     backlog_total_bytes: int = 134217728
     unload_seconds: float = 300
     retention_days: float = 90
+    audit_retention_days: float = 365
+    audit_prompts: str = "hash"
     max_line_bytes: int = 67108864
 
     quotas: QuotaBook = field(default_factory=QuotaBook)
@@ -131,9 +135,8 @@ class PoolConfig:
                 not isinstance(value, int | float) or value < 0
             ):
                 bad.append(f"{item.name} must be a number of at least 0")
-        if not self.retention_days > 0:
-            bad.append("retention_days must be above 0")
-        return bad
+        days = ("retention_days", "audit_retention_days")
+        return bad + [f"{name} must be above 0" for name in days if not getattr(self, name) > 0]
 
     def _bad_choices(self) -> list[str]:
         bad = []
@@ -143,6 +146,8 @@ class PoolConfig:
             bad.append(f"isolation_network must be one of {', '.join(NETWORK_MODES)}")
         if self.user_programs not in USER_PROGRAMS:
             bad.append(f"user_programs must be one of {', '.join(USER_PROGRAMS)}")
+        if self.audit_prompts not in AUDIT_PROMPTS:
+            bad.append(f"audit_prompts must be one of {', '.join(AUDIT_PROMPTS)}")
         if "default" not in self.permission_modes:
             bad.append("permission_modes must contain 'default'")
         return bad

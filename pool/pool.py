@@ -30,6 +30,7 @@ from pool.runtime.supervisor import Supervisor
 from pool.runtime.turn_admission import TurnAdmission
 from pool.runtime.watches.watches import Watches
 from pool.store.accounts import Accounts
+from pool.store.audit import AuditLog
 from pool.store.usage import Usage
 
 
@@ -51,6 +52,7 @@ class ClaudeInstancePool(Dialogue, Evidence):
         self.config = config
         self.accounts: Accounts = parts.accounts
         self.usage: Usage = parts.usage
+        self.audit: AuditLog = parts.audit
         self._around = parts.surroundings
         self._supervisor = Supervisor(parts.surroundings)
         self._admission = TurnAdmission(parts.surroundings)

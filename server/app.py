@@ -26,7 +26,7 @@ from server.gateway.settings import describe as describe_model
 from server.headers import add_security_headers
 from server.openapi import with_document
 from server.own_keys import OwnModelKeys
-from server.rest import account, admin, model_keys, sessions, sign_in, turns, usage
+from server.rest import account, admin, audit, model_keys, sessions, sign_in, turns, usage
 from server.routes import Access, Route, add_routes
 from server.services import SERVICES, Services
 from server.static import WEB_DIR, static_files
@@ -43,6 +43,7 @@ API_ROUTES: list[Route] = [
     *turns.ROUTES,
     *sse.ROUTES,
     *admin.ROUTES,
+    *audit.ROUTES,
     *usage.ROUTES,
     *model_keys.ROUTES,
     *connection.ROUTES,
@@ -76,6 +77,7 @@ def build_services(
         passwords,
         LoginThrottle(monotonic),
         live,
+        pool.audit,
         multi_user=config.multi_user,
         local_passwords=config.auth.local,
         ttl_seconds=config.auth.token_ttl_seconds,

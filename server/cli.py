@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pool.errors import PoolError
+from server import audit_commands
 from server.commands import Site, perform
 from server.config import ServerConfig
 from server.control import ControlError, NoServer, call
@@ -228,6 +229,33 @@ def token() -> None:
 def token_create(site: Site, name: str, ttl: int | None, scopes: tuple[str, ...]) -> None:
     """Print one API token and nothing else."""
     click.echo(perform(site, "token_create", {"user": name, "ttl": ttl, "scopes": list(scopes)})["token"])
+
+
+@main.group()
+def audit() -> None:
+    """Who did what: verify the log, export it."""
+
+
+@audit.command("verify")
+@click.option("--expect", multiple=True, help="SEQ:HASH as an earlier verify printed it; must be in the log.")
+@_with_site
+def audit_verify(site: Site, expect: tuple[str, ...]) -> None:
+    """Check that no record was changed, removed, added or moved; 1 if one was."""
+    verdict = audit_commands.verify(site, expect, lambda text: click.echo(f"claude-pool: {text}", err=True))
+    for problem in verdict.problems:
+        click.echo(problem)
+    if not verdict.is_whole:
+        _fail(f"the audit log is not whole ({verdict.records} records)", 1)
+    click.echo(f"whole: {verdict.records} records from {verdict.first}, end {verdict.end}")
+
+
+@audit.command("export")
+@click.option("--after", type=click.IntRange(min=0), default=0, help="Only records behind this number.")
+@click.option("--user", help="Only what was done to or by this user.")
+@_with_site
+def audit_export(site: Site, after: int, user: str | None) -> None:
+    """Print records as JSON lines."""
+    audit_commands.export(site, after, user)
 
 
 @main.command()

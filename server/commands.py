@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pool import open_accounts, remove_user_files
+from pool import AuditLog, calling, open_accounts, remove_user_files
 from server.auth.live import LiveConnections
 from server.auth.passwords import Passwords
 from server.auth.sign_in import SignIn
@@ -17,7 +18,7 @@ from server.auth.throttle import LoginThrottle
 from server.auth.tokens import TokenSigner, signing_secret
 from server.auth.users import Users
 from server.config import ServerConfig
-from server.control import NoServer, call
+from server.control import NoServer, call, command_caller
 from server.data_lock import DataLock
 from server.listening import link_address
 from server.operations import Operations
@@ -50,7 +51,7 @@ async def _perform_here(site: Site, op: str, arguments: Mapping[str, Any]) -> An
     config = site.config
     store, accounts = open_accounts(site.data_dir, secret_text(config.storage.url))
     secret, is_configured = signing_secret(config.auth.jwt, site.data_dir)
-    live = LiveConnections()
+    live, audit = LiveConnections(), AuditLog(store.database)
     loop = asyncio.get_running_loop()
     await store.open()
     try:
@@ -61,6 +62,7 @@ async def _perform_here(site: Site, op: str, arguments: Mapping[str, Any]) -> An
                 passwords,
                 LoginThrottle(loop.time),
                 live,
+                audit,
                 multi_user=config.multi_user,
                 local_passwords=config.auth.local,
                 ttl_seconds=config.auth.token_ttl_seconds,
@@ -74,7 +76,8 @@ async def _perform_here(site: Site, op: str, arguments: Mapping[str, Any]) -> An
 
             users = Users(accounts, passwords, live, _nothing_runs, forget)
             address = link_address(config.server, config.server.port)
-            return await Operations(users, sign_in, None, address).run(op, arguments)
+            with calling(command_caller(os.getuid())):
+                return await Operations(users, sign_in, None, address, audit).run(op, arguments)
     finally:
         await store.aclose()
 

@@ -153,6 +153,13 @@ class Storage(Section):
     retention_days: Annotated[int, Field(ge=1)] = 90
 
 
+class Audit(Section):
+    """What of the audit log is kept, how long; ``prompts`` hash tells of a prompt what proves it."""
+
+    retention_days: Annotated[int, Field(ge=1)] = 365
+    prompts: Literal["hash", "full"] = "hash"
+
+
 class Cli(Section):
     """Which ``claude`` runs; ``env`` has items ``NAME`` (handed on) or ``NAME=value``."""
 
@@ -310,6 +317,7 @@ class ServerConfig(Section):
     server: Server = Server()
     auth: Auth = Auth()
     storage: Storage = Storage()
+    audit: Audit = Audit()
     cli: Cli = Cli()
     providers: Annotated[dict[str, Provider], _FromJson] = {}
     pool: Pool = Pool()

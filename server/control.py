@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from pool import Caller, calling
 from pool.errors import BadRequest, PoolError
 from server.errors import describe
 from server.operations import encode
@@ -99,11 +100,14 @@ class ControlSocket:
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            if _peer_uid(writer) not in (0, os.geteuid()):
+            uid = _peer_uid(writer)
+            if uid not in (0, os.geteuid()):
                 return
             async with asyncio.timeout(_IDLE_SECONDS):
                 line = await reader.readline()
-            writer.write(await self._answer(line))
+            with calling(command_caller(uid)):
+                answer = await self._answer(line)
+            writer.write(answer)
             await writer.drain()
         except (TimeoutError, ValueError, ConnectionError):
             return
@@ -125,6 +129,11 @@ class ControlSocket:
         except Exception:  # noqa: BLE001 - a command must not end the server
             _log.exception("a command failed on our side", extra={"op": name})
             return encode({"error": describe(PoolError("internal"))})
+
+
+def command_caller(uid: int) -> Caller:
+    """Who gives a command: whoever has this uid on this machine."""
+    return Caller(actor="@command", channel="command", agent=f"uid {uid}")
 
 
 def _peer_uid(writer: asyncio.StreamWriter) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from pool import Accepted, InstanceInfo, Metric, PermissionInfo, ProcessReport, SessionInfo, Viewer
+from server.audit import AuditBook
 from server.usage import UsageStore
 
 
@@ -95,8 +96,8 @@ class Accounts(Protocol):
     async def set_disabled(self, user_id: str, disabled: bool) -> None:
         """Lock out or let in. Raises ``NotFound``."""
 
-    async def set_password(self, user_id: str, password_hash: str | None) -> None:
-        """Raises ``NotFound``."""
+    async def set_password(self, user_id: str, password_hash: str | None, *, is_new: bool = True) -> None:
+        """``is_new`` False: the same one, hashed anew. Raises ``NotFound``."""
 
     async def set_roles(self, user_id: str, roles: Sequence[str]) -> None:
         """Raises ``NotFound``."""
@@ -105,9 +106,16 @@ class Accounts(Protocol):
         """Remove with tokens, links, sessions. Raises ``NotFound``."""
 
     async def record_token(
-        self, jti: str, user_id: str, kind: str, expires_at: float, scopes: Sequence[str] = ()
+        self,
+        jti: str,
+        user_id: str,
+        kind: str,
+        expires_at: float,
+        scopes: Sequence[str] = (),
+        *,
+        signed_in_by: str | None = None,
     ) -> None:
-        """Note that a token was given out."""
+        """Note that a token was given out, at a sign-in by ``signed_in_by`` or without one."""
 
     async def get_token(self, jti: str) -> TokenRecord | None:
         """The token, also a revoked or expired one, or None."""
@@ -117,6 +125,9 @@ class Accounts(Protocol):
 
     async def revoke_token(self, jti: str) -> None:
         """Raises ``NotFound``."""
+
+    async def sign_out(self, jti: str) -> None:
+        """Revoke a token as its bearer. Raises ``NotFound``."""
 
     async def revoke_all(self, user_id: str) -> int:
         """All tokens and unused links of a user."""
@@ -141,6 +152,10 @@ class Pool(Protocol):
     @property
     def usage(self) -> UsageStore:
         """What model calls used; usable after ``start``."""
+
+    @property
+    def audit(self) -> AuditBook:
+        """Who did what; usable after ``start``."""
 
     async def start(self) -> None:
         """Take over what runs. Raises ``IsolationUnavailable``, ``KeeperUnavailable``."""

@@ -132,6 +132,8 @@ def health_object(app: web.Application) -> dict[str, Any]:
     report = services.pool.health()
     model = services.model()
     checks = {**report["checks"], **services.notes, "model": _model_check(model)}
+    trouble = services.pool.audit.trouble
+    checks["audit"] = {"ok": trouble is None, "detail": trouble or "the end of the log is noted"}
     lag = app[LAG].worst_seconds
     checks["event_loop"] = {
         "ok": lag < LAG_LIMIT_SECONDS,

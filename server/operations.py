@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from pool.errors import BadRequest, Conflict
+from server.audit import AuditBook
 from server.auth.sign_in import SignIn
 from server.auth.users import Users, user_object
 from server.door import Pool
@@ -21,11 +22,14 @@ LINK_SECONDS = 86400.0
 class Operations:
     """Carries them out. ``pool`` is None beside no server; ``address`` is what links begin with."""
 
-    def __init__(self, users: Users, sign_in: SignIn, pool: Pool | None, address: str) -> None:
+    def __init__(
+        self, users: Users, sign_in: SignIn, pool: Pool | None, address: str, audit: AuditBook
+    ) -> None:
         self._users = users
         self._sign_in = sign_in
         self._pool = pool
         self._address = address
+        self._audit = audit
         self._operations: dict[str, Operation] = {
             "user_add": self._user_add,
             "user_list": self._user_list,
@@ -34,6 +38,7 @@ class Operations:
             "user_password": self._user_password,
             "user_link": self._user_link,
             "token_create": self._token_create,
+            "audit_noted": self._audit_noted,
             "ps": self._ps,
             "drain": self._drain,
             "resume": self._resume,
@@ -84,6 +89,14 @@ class Operations:
         )
         return {"token": issued.token}
 
+    async def _audit_noted(self, arguments: Mapping[str, Any]) -> Any:
+        """The log itself is read by the command; here it is written down that it is."""
+        what = arguments["what"]
+        if what not in ("verified", "exported"):
+            raise BadRequest(f"there is no audit.{what}")
+        await self._audit.tell(f"audit.{what}", after=arguments.get("after"), user=arguments.get("user"))
+        return {}
+
     async def _ps(self, _arguments: Mapping[str, Any]) -> Any:
         pool = self._live_pool
         report = await pool.process_report()
@@ -94,11 +107,15 @@ class Operations:
         return {"instances": instances, "orphans": msgspec.to_builtins(list(report.orphans))}
 
     async def _drain(self, _arguments: Mapping[str, Any]) -> Any:
-        self._live_pool.drain()
+        pool = self._live_pool
+        await self._audit.tell("server.drain")
+        pool.drain()
         return {}
 
     async def _resume(self, _arguments: Mapping[str, Any]) -> Any:
-        self._live_pool.resume()
+        pool = self._live_pool
+        await self._audit.tell("server.resume")
+        pool.resume()
         return {}
 
 

@@ -44,6 +44,8 @@ def to_pool_config(config: ServerConfig, data_dir: Path, environ: Mapping[str, s
         data_dir=data_dir,
         storage_url=secret_text(config.storage.url),
         retention_days=config.storage.retention_days,
+        audit_retention_days=config.audit.retention_days,
+        audit_prompts=config.audit.prompts,
         templates_dir=config.templates_dir,
         cli_path=config.cli.path,
         cli_extra_args=tuple(config.cli.extra_args),

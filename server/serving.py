@@ -25,7 +25,9 @@ from pool import ClaudeInstancePool, Notifier
 from pool.errors import Conflict, IsolationUnavailable
 from server.accepting import AcceptFailures
 from server.app import build_app, build_services
+from server.audit import note_start
 from server.auth.passwords import Passwords
+from server.auth.tokens import signing_secret
 from server.config import ServerConfig
 from server.control import ControlSocket
 from server.door import Pool
@@ -146,6 +148,8 @@ class Server:
         control = ControlSocket(self._given.data_dir, self._control(services, address))
         stack.push_async_callback(control.aclose)
         await control.start()
+        key, _is_configured = signing_secret(config.auth.jwt, self._given.data_dir)
+        await note_start(pool.audit, config, services.version, key)
         # The site closes its socket when it stops; the original outlives it for a reload.
         await web.SockSite(runner, listener.dup(), ssl_context=tls, backlog=BACKLOG).start()
         status = f"listening on {address_of(config.server, listener)}"
@@ -208,11 +212,13 @@ class Server:
         _log.info("serving", extra={"address": address, "version": services.version, "pid": os.getpid()})
 
     def _control(self, services: Services, address: str) -> Callable[[str, Mapping[str, Any]], Any]:
-        operations = Operations(services.users, services.sign_in, services.pool, address)
+        operations = Operations(services.users, services.sign_in, services.pool, address, services.pool.audit)
 
         async def run(name: str, arguments: Mapping[str, Any]) -> Any:
             if name == "hello":
                 return {"pid": os.getpid(), "generation": self._generation, "version": services.version}
+            if name in ("stop", "reload"):
+                await services.pool.audit.tell(f"server.{name}")
             if name == "stop":
                 self._wishes.signalled()
                 return {}

@@ -16,6 +16,7 @@ from pool.errors import AlreadyResolved, BadRequest, NotFound
 from pool.model import Cursor, InstanceId, PermissionInfo, SessionKey, TurnId
 from pool.policy.remembered import Remembered, remembered
 from pool.protocol.connection import permission_response
+from pool.runtime import auditing
 from pool.runtime.log import SessionLog
 from pool.store.base import PatchPermission, PermissionRecord, PutPermission
 
@@ -136,7 +137,10 @@ class Approvals:
                 "decision": decision,
                 "answered_by": answered_by,
             },
-            [PatchPermission(record.instance_id, request_id, changes)],
+            [
+                PatchPermission(record.instance_id, request_id, changes),
+                auditing.approval_answered(record, decision, scope, self._clock.wall()),
+            ],
         )
         return line
 

@@ -7,6 +7,7 @@ from typing import Any
 from pool.errors import BadRequest
 from pool.model import InstanceState
 from pool.policy.control import check_allowed_mode
+from pool.runtime import auditing
 from pool.runtime.session import Session
 
 
@@ -21,6 +22,7 @@ async def set_permission_mode(session: Session, mode: str) -> None:
     check_allowed_mode(mode, session.around.config.permission_modes)
     await _tell(session, "set_permission_mode", {"mode": mode})
     session.patch(permission_mode=mode)
+    session.log.change(auditing.mode_changed(session, mode))
 
 
 async def _tell(session: Session, subtype: str, fields: dict[str, Any]) -> None:

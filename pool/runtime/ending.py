@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pool.lifecycle.session import SessionEvent
 from pool.lifecycle.turn import TurnEvent
 from pool.model import ExitStatus, InstanceState, Reason
-from pool.runtime import edges
+from pool.runtime import auditing, edges
 from pool.runtime.instance import Instance
 from pool.store.base import PatchInstance
 
@@ -27,7 +27,7 @@ def instance_ended(session: Session, instance: Instance, status: ExitStatus) -> 
         "exit_code": status.code,
         "exit_signal": status.signal,
     }
-    session.log.change(PatchInstance(instance.id, patch))
+    session.log.change(PatchInstance(instance.id, patch), auditing.instance_ended(session, instance, status))
     edges.instance_exited(session, instance, status)
     if instance.received_offset == 0:
         session.replay.silent.add(instance.ordinal)

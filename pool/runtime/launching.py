@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pool.launch.base import LaunchSpec
 from pool.model import InstanceId, InstanceState
 from pool.protocol.command_line import CliOptions, base_environment, build_args
+from pool.runtime import auditing
 from pool.runtime.instance import Instance
 from pool.store.base import InstanceRecord, PatchInstance, PutInstance
 from pool.workspace.workspaces import WorkspacePaths
@@ -86,7 +87,8 @@ def new_instance(session: Session) -> Instance:
                 started_at=now,
                 started_clock=instance.started_clock,
             )
-        )
+        ),
+        auditing.instance_spawned(session, instance),
     )
     session.patch(next_ordinal=instance.ordinal + 1)
     return instance

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
 
-from pool.store.base import Operation, PatchInstance, PatchSession, PatchTurn, PutTurn
+from pool.store.base import AppendAudit, Operation, PatchInstance, PatchSession, PatchTurn, PutTurn
 
 
 def merged(operations: Sequence[Operation]) -> list[Operation]:
@@ -37,6 +37,8 @@ def _name(operation: Operation) -> Hashable | None:
         return "turn", operation.turn_id
     if isinstance(operation, PutTurn):
         return "turn", operation.record.turn_id
+    if isinstance(operation, AppendAudit):
+        return "audit"
     return None
 
 
@@ -49,4 +51,6 @@ def _folded(first: Operation, second: Operation) -> Operation:
         return PatchInstance(first.instance_id, {**first.changes, **second.changes})
     if isinstance(first, PatchTurn) and isinstance(second, PatchTurn):
         return PatchTurn(first.turn_id, {**first.changes, **second.changes})
+    if isinstance(first, AppendAudit) and isinstance(second, AppendAudit):
+        return AppendAudit([*first.entries, *second.entries])
     raise TypeError(f"cannot fold {second} into {first}")

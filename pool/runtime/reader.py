@@ -18,6 +18,8 @@ from pool.policy.outcome import INTERRUPTED, Outcome, outcome_of
 from pool.protocol import frames
 from pool.protocol.framing import Line
 from pool.protocol.parsing import parse_line
+from pool.protocol.tool_use import tool_uses
+from pool.runtime import auditing
 from pool.runtime.instance import Instance
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ class Reader:
             frames.ControlResponse: self._control_response,
             frames.ControlCancelRequest: self._control_cancel,
             frames.CommandLifecycle: self._lifecycle,
+            frames.Assistant: self._assistant,
             frames.Result: self._result,
             frames.SystemInit: self._init,
             frames.SessionStateChanged: self._session_state,
@@ -106,6 +109,10 @@ class Reader:
         new = session.approvals.asked(instance.id, turn_id, frame.request_id, dict(frame.request))
         if new and turn is not None and turn.machine.can(TurnEvent.PERMISSION_ASKED):
             session.turns.feed(turn, TurnEvent.PERMISSION_ASKED)
+
+    def _assistant(self, _instance: Instance, frame: frames.Assistant) -> None:
+        if uses := tool_uses(frame.raw):
+            self._session.log.change(*auditing.tools_called(self._session, uses))
 
     def _control_response(self, instance: Instance, frame: frames.ControlResponse) -> None:
         instance.answered(frame)

@@ -32,7 +32,7 @@ from pool.policy.backoff import CrashHistory
 from pool.protocol.command_line import check_session_uuid
 from pool.protocol.frames import Result
 from pool.protocol.framing import Line
-from pool.runtime import edges
+from pool.runtime import auditing, edges
 from pool.runtime.adoption import Adoption
 from pool.runtime.approvals import Approvals
 from pool.runtime.delivery import Delivery
@@ -142,7 +142,7 @@ class Session:
         before = (lambda: on_accepted(accepted)) if on_accepted is not None else None
         if record.message_id is not None:
             self.message_ids.add(record.message_id)
-        self.turns.enqueue(record, content, before)
+        self.turns.enqueue(record, content, before, along=[auditing.prompt(self, record, content)])
         self.next_turn_number += 1
         self.touch()
         self.feed(SessionEvent.TURN_SUBMITTED)

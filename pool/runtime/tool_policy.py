@@ -33,7 +33,7 @@ from pool.protocol.encoding import decode
 from pool.protocol.frames import ControlCancelRequest, ControlRequest, UserFrame
 from pool.protocol.framing import Line, LineFramer
 from pool.protocol.parsing import parse_line
-from pool.runtime import edges
+from pool.runtime import auditing, edges
 from pool.runtime.faults import pause_point
 
 if TYPE_CHECKING:
@@ -112,13 +112,13 @@ class ToolPolicy:
 
     def answer(self, session: Session, instance: Instance, frame: ControlRequest) -> bool:
         """Answer a ``hook_callback``, whoever registered it. False: it is no tool call."""
-        line = self._answer(session, frame)
+        line = self._answer(session, frame, is_new=True)
         if line is None:
             return False
         session.around.tasks.start(_write(instance, line), f"hook:{frame.request_id}")
         return True
 
-    def _answer(self, session: Session, frame: ControlRequest) -> bytes | None:
+    def _answer(self, session: Session, frame: ControlRequest, *, is_new: bool) -> bytes | None:
         given = frame.request.get("input")
         if not isinstance(given, dict) or given.get("hook_event_name") != "PreToolUse":
             return None
@@ -126,6 +126,10 @@ class ToolPolicy:
             decision = decide(self._rules_of(session), _call(session, given))
         except PoolError as error:
             decision = Decision(Kind.DENY, f"the rules of this session cannot be read: {error.message}")
+        if is_new:
+            name, call = str(given.get("tool_name")), frame.request.get("tool_use_id")
+            audited = auditing.tool_decided(session, name, given.get("tool_input"), call, decision)
+            session.log.change(audited)
         if decision.kind is Kind.DENY:
             edges.tool_call_denied(session, str(given.get("tool_name")), decision.rule)
         return success_response(frame.request_id, hook_output(decision))
@@ -143,7 +147,7 @@ class ToolPolicy:
             _log.warning("instance %s: its output cannot be read again: %s", instance.id, error)
             return
         for frame in open_calls:
-            line = self._answer(session, frame)
+            line = self._answer(session, frame, is_new=False)
             if line is not None:
                 await _write(instance, line)
 

@@ -113,15 +113,23 @@ class Turns:
                 self.current = turn
 
     def enqueue(
-        self, record: TurnRecord, content: object = None, before: Callable[[], None] | None = None
+        self,
+        record: TurnRecord,
+        content: object = None,
+        before: Callable[[], None] | None = None,
+        *,
+        along: Sequence[Operation] = (),
     ) -> Turn:
-        """Store and announce a new turn at the end of the queue; every viewer is shown its ``content``."""
+        """Store and announce a new turn at the end of the queue; every viewer is shown its ``content``.
+
+        ``along`` is stored in the same commit.
+        """
         turn = Turn(record)
         self.queued.append(turn)
         frame = self._frame(turn)
         if content is not None:
             frame["content"] = content
-        self._log.own(frame, [PutTurn(record)], before=before)
+        self._log.own(frame, [PutTurn(record), *along], before=before)
         return turn
 
     def dispatch_first(self, instance_id: InstanceId) -> Turn:

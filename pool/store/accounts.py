@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
+from pool.audit.records import told
+from pool.caller import Caller, current_caller
 from pool.clock import Clock, SystemClock
 from pool.errors import BadRequest, Conflict, NotFound
 from pool.names import check_name
@@ -21,6 +23,7 @@ from pool.store.database import Database
 from pool.store.purge import delete_in_slices
 from pool.store.tables import events, links, sessions, state, tokens, users
 from pool.store.uids import retire_uid
+from pool.store.writer import T, Work
 
 # A token that has expired proves nothing any more; kept this long for people who look at their list.
 _EXPIRED_KEPT_SECONDS = 86400.0
@@ -57,7 +60,8 @@ class TokenRecord:
 class Accounts:
     """Keeps users, tokens and links in an open ``Database``; has nothing to close.
 
-    Every method raises ``StoreUnavailable`` when the database does not work.
+    Each change is written into the audit log in its own commit. Every method
+    raises ``StoreUnavailable`` when the database does not work.
     """
 
     def __init__(self, database: Database, clock: Clock | None = None) -> None:
@@ -86,7 +90,7 @@ class Accounts:
             "created_at": account.created_at,
         }
         try:
-            await self._database.submit(lambda connection: _insert(connection, users, columns))
+            await self._change("user.added", user_id, _inserting(users, columns), roles=list(roles))
         except IntegrityError as error:
             raise Conflict(
                 f"there is a user {user_id} already, or one whose id differs only in case"
@@ -106,15 +110,17 @@ class Accounts:
 
     async def set_disabled(self, user_id: str, disabled: bool) -> None:
         """Lock a user out or let them in again. Raises ``NotFound``."""
-        await self._patch_user(user_id, disabled=disabled)
+        action = "user.disabled" if disabled else "user.enabled"
+        await self._patch_user(action, user_id, disabled=disabled)
 
-    async def set_password(self, user_id: str, password_hash: str | None) -> None:
-        """Replace the password's hash. Raises ``NotFound``."""
-        await self._patch_user(user_id, password_hash=password_hash)
+    async def set_password(self, user_id: str, password_hash: str | None, *, is_new: bool = True) -> None:
+        """Replace the password's hash; ``is_new`` False: the same one, hashed anew. Raises ``NotFound``."""
+        action = "user.password" if is_new else "user.password_rehashed"
+        await self._patch_user(action, user_id, password_hash=password_hash)
 
     async def set_roles(self, user_id: str, roles: Sequence[str]) -> None:
         """Replace the roles. Raises ``NotFound``."""
-        await self._patch_user(user_id, roles=json.dumps(tuple(roles)))
+        await self._patch_user("user.roles", user_id, roles=json.dumps(tuple(roles)))
 
     async def delete_user(self, user_id: str, *, keep_sessions: bool = False) -> None:
         """Remove a user with all tokens, links, state and (unless kept) sessions. Raises ``NotFound``.
@@ -139,18 +145,45 @@ class Accounts:
         if not keep_sessions:
             own = sa.select(sessions.c.id).where(sessions.c.user_id == user_id)
             await delete_in_slices(self._database, events, events.c.session.in_(own))
-        await self._database.submit(remove)
+        await self._change("user.deleted", user_id, remove, keep_sessions=keep_sessions or None)
 
-    async def _patch_user(self, user_id: str, **columns: Any) -> None:
+    async def _patch_user(self, action: str, user_id: str, **columns: Any) -> None:
         statement = sa.update(users).where(users.c.user_id == user_id).values(columns)
-        await self._database.submit(lambda connection: _one_changed(connection, statement))
+        roles = json.loads(columns["roles"]) if "roles" in columns else None
+        await self._change(
+            action, user_id, lambda connection: _one_changed(connection, statement), roles=roles
+        )
+
+    async def _change(
+        self, action: str, user_id: str, work: Work[T], *, by: Caller | None = None, **facts: Any
+    ) -> T:
+        """Do it and write it down, both or neither. A result of 0 says that nothing was done."""
+        entry = told(action, self._clock.wall(), user_id=user_id, by=by, **facts)
+
+        def change(connection: sa.Connection) -> T:
+            result = work(connection)
+            if result != 0:
+                self._database.audit.append(connection, [entry])
+            return result
+
+        return await self._database.submit(change)
 
     # --- tokens -------------------------------------------------------------------------
 
     async def record_token(
-        self, jti: str, user_id: str, kind: str, expires_at: float, scopes: Sequence[str] = ()
+        self,
+        jti: str,
+        user_id: str,
+        kind: str,
+        expires_at: float,
+        scopes: Sequence[str] = (),
+        *,
+        signed_in_by: str | None = None,
     ) -> None:
-        """Note that a token was given out. ``Conflict`` if its id exists. Forgets long expired ones."""
+        """Note that a token was given out. ``Conflict`` if its id exists. Forgets long expired ones.
+
+        ``signed_in_by`` is the way (``password``, ``link``) of a sign-in that it was given out for.
+        """
         now = self._clock.wall()
         columns = {
             "jti": jti,
@@ -166,7 +199,10 @@ class Accounts:
             _insert(connection, tokens, columns)
 
         try:
-            await self._database.submit(record)
+            action = "token.made" if signed_in_by is None else "sign_in"
+            facts = {"kind": kind, "scopes": list(scopes) or None, "expires_at": int(expires_at)}
+            by = None if signed_in_by is None else replace(current_caller(), actor=user_id)
+            await self._change(action, user_id, record, by=by, token=jti, way=signed_in_by, **facts)
         except IntegrityError as error:
             raise Conflict("there is a token of this id already") from error
 
@@ -183,10 +219,20 @@ class Accounts:
 
     async def revoke_token(self, jti: str) -> None:
         """Make a token worthless from now on; again is fine. Raises ``NotFound``."""
-        statement = _revoke(self._clock.wall()).where(tokens.c.jti == jti)
-        met = await self._database.submit(lambda connection: connection.execute(statement).rowcount)
-        if met == 0 and await self.get_token(jti) is None:
+        await self._end_token("token.revoked", jti)
+
+    async def sign_out(self, jti: str) -> None:
+        """The same, by its bearer who leaves. Raises ``NotFound``."""
+        await self._end_token("sign_out", jti)
+
+    async def _end_token(self, action: str, jti: str) -> None:
+        record = await self.get_token(jti)
+        if record is None:
             raise NotFound("there is no such token")
+        statement = _revoke(self._clock.wall()).where(tokens.c.jti == jti)
+        await self._change(
+            action, record.user_id, lambda connection: connection.execute(statement).rowcount, token=jti
+        )
 
     async def revoke_all(self, user_id: str) -> int:
         """Revoke all of a user's tokens and unused links; returns how many tokens it met."""
@@ -195,7 +241,7 @@ class Accounts:
             connection.execute(sa.delete(links).where(links.c.user_id == user_id))
             return connection.execute(_revoke(self._clock.wall()).where(tokens.c.user_id == user_id)).rowcount
 
-        return await self._database.submit(revoke)
+        return await self._change("token.all_revoked", user_id, revoke)
 
     # --- sign-in links ------------------------------------------------------------------
 
@@ -210,7 +256,7 @@ class Accounts:
             _insert(connection, links, {"hash": link_hash, "user_id": user_id, "expires_at": expires_at})
 
         try:
-            await self._database.submit(put)
+            await self._change("link.made", user_id, put, expires_at=int(expires_at))
         except IntegrityError as error:
             raise Conflict("there is a link of this hash already") from error
 
@@ -230,6 +276,10 @@ class Accounts:
             return str(found.user_id) if found is not None and deleted == 1 and not found.disabled else None
 
         return await self._database.submit(redeem)
+
+
+def _inserting(table: sa.Table, columns: dict[str, Any]) -> Work[None]:
+    return lambda connection: _insert(connection, table, columns)
 
 
 def _insert(connection: sa.Connection, table: sa.Table, columns: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pool.audit.records import AuditEntry
 from pool.model import (
     Cursor,
     InstanceId,
@@ -207,6 +208,13 @@ class AppendEvents:
     entries: Sequence[LogEntry]
 
 
+@dataclass(frozen=True, slots=True)
+class AppendAudit:
+    """Append to the audit log, in order: told in the same commit as the fact it tells of."""
+
+    entries: Sequence[AuditEntry]
+
+
 Operation = (
     PutSession
     | PatchSession
@@ -217,6 +225,7 @@ Operation = (
     | PutPermission
     | PatchPermission
     | AppendEvents
+    | AppendAudit
 )
 
 
@@ -320,6 +329,10 @@ class Store(ABC):
     async def prune(self, before: float, turns_before: float | None = None) -> int:
         """Delete history that ended before ``before`` (seconds since 1970), and turns with their
         idempotency keys that ended before ``turns_before``; returns how many rows. In slices."""
+
+    @abstractmethod
+    async def prune_audit(self, before: float) -> int:
+        """Delete records of the audit log from before ``before`` so that the rest can be verified."""
 
     @abstractmethod
     async def check(self) -> None:

@@ -13,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from pool.errors import StoreUnavailable
+from pool.store.audit_chain import AuditChain
 from pool.store.engines import create_private_file, locate, reading_engine, writing_engine
 from pool.store.migrate import migrate
 from pool.store.trouble import refusal
@@ -26,6 +27,7 @@ class Database:
 
     A commit that meets a lock or a lost server is tried again for
     ``patience_seconds``, each time waiting ``busy_timeout_seconds`` for a lock.
+    ``audit`` is for work that the writer does.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class Database:
         self._location = locate(url, data_dir)
         self._busy_timeout_seconds = busy_timeout_seconds
         self._patience_seconds = patience_seconds
+        self.audit = AuditChain(data_dir)
         self._writer: Writer | None = None
         self._reader: AsyncEngine | None = None
         self._reads = 0
@@ -53,7 +56,12 @@ class Database:
             engine = writing_engine(self._location, self._busy_timeout_seconds)
         except (OSError, ImportError) as error:
             raise StoreUnavailable(f"the database cannot be opened: {error}") from error
-        writer = Writer(engine, lambda opened: migrate(opened, file), patience_seconds=self._patience_seconds)
+        writer = Writer(
+            engine,
+            lambda opened: migrate(opened, file),
+            attendant=self.audit,
+            patience_seconds=self._patience_seconds,
+        )
         await writer.start()
         self._reader = reading_engine(self._location, self._busy_timeout_seconds)
         self._writer = writer

@@ -11,7 +11,9 @@ from sqlalchemy.exc import DataError, IntegrityError
 
 from pool.errors import BadRequest, Conflict, NotFound
 from pool.model import SessionKey
+from pool.store.audit_chain import AuditChain
 from pool.store.base import (
+    AppendAudit,
     AppendEvents,
     InstanceRecord,
     Operation,
@@ -42,7 +44,7 @@ _ADVANCE = (
 )
 
 
-def perform(connection: sa.Connection, operations: Sequence[Operation]) -> None:
+def perform(connection: sa.Connection, operations: Sequence[Operation], audit: AuditChain) -> None:
     """Carry out ``operations`` in order; the caller's transaction is theirs.
 
     Raises ``Conflict``, ``NotFound`` or ``BadRequest``; the transaction (or
@@ -50,7 +52,10 @@ def perform(connection: sa.Connection, operations: Sequence[Operation]) -> None:
     """
     try:
         for operation in operations:
-            _PERFORM[type(operation)](connection, operation)
+            if isinstance(operation, AppendAudit):
+                audit.append(connection, operation.entries)
+            else:
+                _PERFORM[type(operation)](connection, operation)
     except IntegrityError as error:
         raise Conflict("there is one with this id already, or its parent is gone") from error
     except (DataError, UnicodeEncodeError, OverflowError) as error:

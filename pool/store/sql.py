@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from pool.clock import Clock, SystemClock
 from pool.model import Cursor, SessionId, SessionKey, TurnId, UserId
 from pool.store import queries
+from pool.store.audit import AuditLog
 from pool.store.base import (
     InstanceRecord,
     LogEntry,
@@ -67,7 +68,7 @@ class SqlStore(Store):
     async def commit(self, operations: Sequence[Operation]) -> None:
         """See ``Store.commit``; raises ``Conflict``, ``NotFound`` or ``BadRequest`` for what does not fit."""
         batch = tuple(operations)
-        await self.database.submit(lambda connection: perform(connection, batch))
+        await self.database.submit(lambda connection: perform(connection, batch, self.database.audit))
 
     async def get_session(self, key: SessionKey) -> SessionRecord | None:
         """See ``Store.get_session``."""
@@ -146,6 +147,10 @@ class SqlStore(Store):
     async def prune(self, before: float, turns_before: float | None = None) -> int:
         """See ``Store.prune``."""
         return await prune(self.database, before, turns_before)
+
+    async def prune_audit(self, before: float) -> int:
+        """See ``Store.prune_audit``."""
+        return await AuditLog(self.database).prune(before)
 
     async def check(self) -> None:
         """See ``Store.check``."""

@@ -237,3 +237,19 @@ sa.Index(
     sqlite_where=sa.text(UID_IN_USE),
     postgresql_where=sa.text(UID_IN_USE),
 )
+
+# No foreign keys either. Numbers and hashes chain the rows: see ``pool.audit``.
+audit = sa.Table(
+    "audit",
+    metadata,
+    sa.Column("seq", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    sa.Column("action", sa.Text, nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("user_id", sa.Text),
+    sa.Column("facts", sa.Text, nullable=False),
+    sa.Column("previous", sa.LargeBinary, nullable=False),
+    sa.Column("hash", sa.LargeBinary, nullable=False),
+)
+sa.Index("audit_user", audit.c.user_id, audit.c.seq)
+sa.Index("audit_actor", audit.c.actor, audit.c.seq)

@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -47,12 +47,26 @@ class _Outcome:
     error: BaseException | None = None
 
 
+class Attendant(Protocol):
+    """Is told of every transaction, in the writer's thread."""
+
+    def before_commit(self, connection: sa.Connection) -> None:
+        """All work is done and will be committed; a retry tells it again."""
+
+    def after_commit(self) -> None:
+        """It is committed."""
+
+    def close(self) -> None:
+        """There will be no further transaction."""
+
+
 class Writer:
     """Owns the writing engine and its thread. ``start`` it once, ``aclose`` it once.
 
     ``prepare`` runs first, in the thread (migrations). ``capacity`` bounds
     the pieces of work that wait; a transaction that met a lock or a lost
     connection is tried again until ``patience_seconds`` have passed.
+    ``attendant`` is told of each.
     """
 
     def __init__(
@@ -60,11 +74,13 @@ class Writer:
         engine: sa.Engine,
         prepare: Callable[[sa.Engine], None],
         *,
+        attendant: Attendant | None = None,
         capacity: int = 10_000,
         patience_seconds: float = 15,
     ) -> None:
         self._engine = engine
         self._prepare = prepare
+        self._attendant = attendant
         self._capacity = capacity
         self._patience_seconds = patience_seconds
         self._queue: deque[_Job] = deque()
@@ -134,6 +150,8 @@ class Writer:
             self._serve()
         finally:
             self._engine.dispose()
+            if self._attendant is not None:
+                self._attendant.close()
             _tell([(ended, _Outcome())])
 
     def _serve(self) -> None:
@@ -189,12 +207,16 @@ class Writer:
                 outcomes = [_perform(connection, job.work, alone=len(group) == 1) for job in group]
                 if len(outcomes) == 1 and outcomes[0].error is not None:
                     transaction.rollback()
-                else:
-                    _commit(transaction)
+                    return outcomes
+                if self._attendant is not None:
+                    self._attendant.before_commit(connection)
+                _commit(transaction)
             except BaseException:
                 _abandon(connection, transaction)
                 raise
-            return outcomes
+        if self._attendant is not None:
+            self._attendant.after_commit()
+        return outcomes
 
 
 def _perform(connection: sa.Connection, work: Work[Any], *, alone: bool) -> _Outcome:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable
 
 from aiohttp import web
 
-from pool import check_name
+from pool import Caller, calling, check_name, shortened
 from pool.errors import InvalidName
 from server.auth.identity import IDENTITY, Identity
 from server.auth.origin import OriginRules
@@ -15,6 +15,7 @@ from server.auth.sign_in import SignIn
 from server.errors import Unauthorized
 
 COOKIE = "claude_pool_session"
+NOBODY = "@nobody"
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -76,12 +77,24 @@ class Gate:
     async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """One request through the gate."""
         self._rules.check(request)
-        if not self._is_open(request):
+        with calling(self._caller(request, NOBODY)):
+            if self._is_open(request):
+                return await handler(request)
             identity = await self.identify(request)
             if identity is None:
                 raise Unauthorized("sign in first: send a bearer token or the session cookie")
             request[IDENTITY] = identity
-        return await handler(request)
+            with calling(self._caller(request, identity.user_id)):
+                return await handler(request)
+
+    def _caller(self, request: web.Request, actor: str) -> Caller:
+        is_socket = request.headers.get("Upgrade", "").lower() == "websocket"
+        return Caller(
+            actor=actor,
+            channel="websocket" if is_socket else "rest",
+            address=self._proxies.client_address(request),
+            agent=shortened(request.headers.get("User-Agent")),
+        )
 
     async def identify(self, request: web.Request) -> Identity | None:
         """Who asks; None without any credential. Raises ``Unauthorized`` for a bad one."""

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from pool.errors import BadRequest, Forbidden, NotFound
+from pool import calling, current_caller
+from pool.errors import BadRequest, Forbidden, NotFound, RateLimited
+from server.audit import AuditBook
 from server.auth.identity import ADMIN, SCOPES, Identity
 from server.auth.live import LiveConnections
 from server.auth.passwords import Passwords
-from server.auth.throttle import LoginThrottle
+from server.auth.throttle import LoginThrottle, MovingWindow
 from server.auth.tokens import Claims, TokenSigner
 from server.door import Account, Accounts, TokenRecord
 from server.errors import Unauthorized
@@ -20,6 +22,7 @@ LOCAL_USER = "local"
 """The one implicit user of single-user mode."""
 
 LINK_SECONDS = 3600.0
+_VOUCHED_SECONDS = 86400.0
 MAX_TTL_SECONDS = 10 * 366 * 86400
 
 
@@ -47,6 +50,7 @@ class SignIn:
         passwords: Passwords,
         throttle: LoginThrottle,
         live: LiveConnections,
+        audit: AuditBook,
         *,
         multi_user: bool,
         local_passwords: bool,
@@ -58,6 +62,8 @@ class SignIn:
         self._passwords = passwords
         self._throttle = throttle
         self._live = live
+        self._audit = audit
+        self._vouched = MovingWindow(1, _VOUCHED_SECONDS, wall)
         self._multi_user = multi_user
         self._local_passwords = local_passwords
         self._ttl = ttl_seconds
@@ -65,27 +71,40 @@ class SignIn:
 
     async def login(self, username: str, password: str, address: str) -> Issued:
         """A browser's credential for a good password. Raises ``Unauthorized``, ``RateLimited``."""
-        self._throttle.attempt(username, address)
+        await self._attempt("password", username, address)
         account = await self._accounts.get_user(username) if _is_plain(username) else None
         usable = account if self._local_passwords and account and self._is_let_in(account) else None
         good = await self._passwords.verify(usable.password_hash if usable else None, password)
         if not good or usable is None or usable.password_hash is None:
+            # The name of nobody may be a password that was typed into the wrong field.
+            user_id = account.user_id if account is not None else None
+            await self._audit.tell("sign_in.failed", user_id=user_id, way="password")
             raise Unauthorized("the user name or the password is wrong")
         self._throttle.succeeded(username, address)
         if self._passwords.needs_rehash(usable.password_hash):
-            await self._accounts.set_password(username, await self._passwords.rehash(password))
-        return await self.issue(usable, kind="session")
+            await self._accounts.set_password(username, await self._passwords.rehash(password), is_new=False)
+        return await self.issue(usable, kind="session", signed_in_by="password")
 
     async def redeem(self, code: str, address: str) -> Issued:
         """A browser's credential for a one-time link's code. Raises ``Unauthorized``, ``RateLimited``."""
         # A code cannot be guessed; only who tries many is slowed, never everybody.
-        self._throttle.attempt(f"one-time link from {address}", address)
+        await self._attempt("link", f"one-time link from {address}", address)
         user_id = await self._accounts.redeem_link(link_hash(code))
         account = await self._accounts.get_user(user_id) if user_id else None
         if account is None or not self._is_let_in(account):
+            await self._audit.tell("sign_in.failed", user_id=user_id, way="link")
             raise Unauthorized("this link was used before or has expired; ask for a new one")
         self._throttle.succeeded(f"one-time link from {address}", address)
-        return await self.issue(account, kind="session")
+        return await self.issue(account, kind="session", signed_in_by="link")
+
+    async def _attempt(self, way: str, account: str, address: str) -> None:
+        try:
+            self._throttle.attempt(account, address)
+        except RateLimited:
+            # Once a while: whoever hammers must not be able to fill the log.
+            if self._throttle.is_first_refusal(address):
+                await self._audit.tell("sign_in.throttled", way=way)
+            raise
 
     async def make_link(self, user_id: str, ttl_seconds: float = LINK_SECONDS) -> str:
         """The code of a new one-time link; no credential by itself. Raises ``NotFound``."""
@@ -101,6 +120,7 @@ class SignIn:
         kind: str,
         ttl_seconds: float | None = None,
         scopes: Iterable[str] = (),
+        signed_in_by: str | None = None,
     ) -> Issued:
         """Sign a token and remember its id. Raises ``BadRequest`` for scopes or times that cannot be."""
         scopes = sorted(set(scopes))
@@ -114,7 +134,12 @@ class SignIn:
             account.user_id, kind=kind, ttl_seconds=ttl, roles=account.roles, scopes=scopes
         )
         await self._accounts.record_token(
-            str(claims.token_id), account.user_id, kind, claims.expires_at, scopes
+            str(claims.token_id),
+            account.user_id,
+            kind,
+            claims.expires_at,
+            scopes,
+            signed_in_by=signed_in_by,
         )
         return Issued(token, claims, int(ttl))
 
@@ -140,7 +165,7 @@ class SignIn:
         if identity.token_id is None:
             return
         if await self._accounts.get_token(identity.token_id) is not None:
-            await self._accounts.revoke_token(identity.token_id)
+            await self._accounts.sign_out(identity.token_id)
         self._live.end_token(identity.token_id)
 
     async def identify(self, token: str, *, by_cookie: bool = False) -> Identity:
@@ -155,6 +180,8 @@ class SignIn:
                 raise Unauthorized("the token was revoked; sign in again")
         roles = claims.roles if account is None else frozenset(account.roles)
         self._require_let_in(claims.user_id, account)
+        if claims.kind is None:
+            await self._tell_vouched(claims.user_id, "foreign_token")
         return Identity(
             user_id=claims.user_id,
             roles=roles,
@@ -168,7 +195,17 @@ class SignIn:
         """An identity that a trusted proxy names. Raises ``Unauthorized`` when it is locked out."""
         account = await self._accounts.get_user(user_id)
         self._require_let_in(user_id, account)
+        await self._tell_vouched(user_id, "proxy")
         return Identity(user_id=user_id, roles=frozenset(account.roles if account else ()))
+
+    async def _tell_vouched(self, user_id: str, way: str) -> None:
+        """Others sign these people in, with each request: told once a day for each address."""
+        caller = current_caller()
+        name = f"{way} {user_id} {caller.address}"
+        if self._vouched.wait_seconds(name) == 0:
+            self._vouched.hit(name)
+            with calling(replace(caller, actor=user_id)):
+                await self._audit.tell("sign_in", user_id=user_id, way=way)
 
     async def revoke(self, token_id: str, *, of_user: str | None = None) -> None:
         """End a token and what it opened. Raises ``NotFound``, also for another user's than ``of_user``."""

@@ -68,6 +68,7 @@ class LoginThrottle:
     ) -> None:
         self._accounts = MovingWindow(per_account, window_seconds, clock)
         self._addresses = MovingWindow(per_address, window_seconds, clock)
+        self._refused = MovingWindow(1, window_seconds, clock)
 
     def attempt(self, account: str, address: str) -> None:
         """Count an attempt before it is checked. Raises ``RateLimited``, also for a good password.
@@ -79,6 +80,13 @@ class LoginThrottle:
             raise RateLimited("too many attempts to sign in; wait and try again", retry_after_seconds=wait)
         self._accounts.hit(account)
         self._addresses.hit(address)
+
+    def is_first_refusal(self, address: str) -> bool:
+        """Was the address not refused before within the window? Counts it."""
+        if self._refused.wait_seconds(address) > 0:
+            return False
+        self._refused.hit(address)
+        return True
 
     def succeeded(self, account: str, address: str) -> None:
         """The attempt was good: it counts for nobody."""

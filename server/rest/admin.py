@@ -23,7 +23,12 @@ async def list_instances(request: web.Request) -> web.Response:
 async def stop_instance(request: web.Request) -> web.Response:
     """``POST /api/v1/admin/instances/{id}/stop``"""
     await body_of(request, schemas.Nothing)
-    if not await services_of(request).pool.stop_instance(request.match_info["id"]):
+    pool, instance_id = services_of(request).pool, request.match_info["id"]
+    owner = next((info.user_id for info in pool.instances() if info.id == instance_id), None)
+    if owner is None:
+        raise NotFound("there is no live instance of this id")
+    await pool.audit.tell("admin.instance_stopped", user_id=owner, instance=instance_id)
+    if not await pool.stop_instance(instance_id):
         raise NotFound("there is no live instance of this id")
     return json_response({"stopped": True})
 
@@ -82,13 +87,17 @@ async def create_link(request: web.Request) -> web.Response:
 async def start_drain(request: web.Request) -> web.Response:
     """``POST /api/v1/admin/drain``"""
     await body_of(request, schemas.Nothing)
-    services_of(request).pool.drain()
+    pool = services_of(request).pool
+    await pool.audit.tell("server.drain")
+    pool.drain()
     return json_response({"draining": True})
 
 
 async def end_drain(request: web.Request) -> web.Response:
     """``DELETE /api/v1/admin/drain``"""
-    services_of(request).pool.resume()
+    pool = services_of(request).pool
+    await pool.audit.tell("server.resume")
+    pool.resume()
     return json_response({"draining": False})
 
 

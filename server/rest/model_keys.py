@@ -42,14 +42,18 @@ async def put_model_key(request: web.Request) -> web.Response:
     """``PUT /api/v1/me/model-keys/{provider}``"""
     body = await body_of(request, NewModelKey)
     keys, user_id = services_of(request).own_keys, identity_of(request).user_id
-    await keys.put(user_id, request.match_info["provider"], body.api_key)
+    provider = request.match_info["provider"]
+    await services_of(request).pool.audit.tell("model_key.put", user_id=user_id, provider=provider[:64])
+    await keys.put(user_id, provider, body.api_key)
     return web.Response(status=204)
 
 
 async def delete_model_key(request: web.Request) -> web.Response:
     """``DELETE /api/v1/me/model-keys/{provider}``"""
     keys, user_id = services_of(request).own_keys, identity_of(request).user_id
-    await keys.remove(user_id, request.match_info["provider"])
+    provider = request.match_info["provider"]
+    await services_of(request).pool.audit.tell("model_key.removed", user_id=user_id, provider=provider[:64])
+    await keys.remove(user_id, provider)
     return web.Response(status=204)
 
 

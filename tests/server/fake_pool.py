@@ -35,6 +35,7 @@ from pool.model import (
 )
 from pool.names import check_name
 from pool.store.accounts import Accounts
+from pool.store.audit import AuditLog
 from pool.store.database import Database
 from pool.store.usage import Usage
 
@@ -95,6 +96,7 @@ class FakePool:
         self.database = Database(None, data_dir)
         self.accounts = Accounts(self.database)
         self.usage = Usage(self.database)
+        self.audit = AuditLog(self.database)
         self.sessions: dict[tuple[str, str], FakeSession] = {}
         self.live: list[InstanceInfo] = []
         self.stopped_users: list[str] = []

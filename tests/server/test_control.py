@@ -22,7 +22,9 @@ async def listening(data_dir: Path, site: Site | None = None) -> AsyncIterator[N
     async def run(name: str, arguments: Mapping[str, Any]) -> Any:
         if site is not None:
             services = site.services
-            operations = Operations(services.users, services.sign_in, services.pool, site.base)
+            operations = Operations(
+                services.users, services.sign_in, services.pool, site.base, services.pool.audit
+            )
             return await operations.run(name, arguments)
         if name == "missing":
             raise NotFound("there is no such thing")

@@ -26,9 +26,12 @@ class Retention:
         before = now - days * _DAY_SECONDS
         turns_before = now - max(days, _IDEMPOTENCY_DAYS) * _DAY_SECONDS
         rows = await self._around.store.prune(before, turns_before)
+        audited = await self._around.store.prune_audit(
+            now - self._around.config.audit_retention_days * _DAY_SECONDS
+        )
         listed = await self._around.launcher.list()
         known = {str(listing.instance_id) for listing in listed}
         directories = await asyncio.to_thread(
             remove_leftovers, self._around.config.data_dir, known, now - _DAY_SECONDS
         )
-        _log.info("old history removed", extra={"rows": rows, "directories": directories})
+        _log.info("old history removed", extra={"rows": rows, "audited": audited, "directories": directories})

@@ -335,7 +335,7 @@ def test_a_template_that_cannot_be_read_denies_everything(tmp_path: Path) -> Non
     assert not policy.allows_user_programs(broken)
     given = {"hook_event_name": "PreToolUse", "tool_name": "Bash", "tool_input": {"command": "ls"}}
     frame = ControlRequest(b"", "r1", "hook_callback", {"input": given})
-    line = policy._answer(broken, frame)
+    line = policy._answer(broken, frame, is_new=False)
     assert line is not None
     output = json.loads(line)["response"]["response"]["hookSpecificOutput"]
     assert output["permissionDecision"] == "deny"

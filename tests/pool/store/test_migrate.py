@@ -15,6 +15,7 @@ from alembic.migration import MigrationContext
 
 from pool.errors import StoreUnavailable
 from pool.store import migrate as migrate_module
+from pool.store.accounts import Accounts
 from pool.store.base import PutSession
 from pool.store.sql import SqlStore
 from pool.store.tables import metadata
@@ -120,6 +121,35 @@ async def test_an_older_schema_is_copied_and_carried_over(tmp_path: Path, next_v
     assert "later" in tables(file)
     assert "later" not in tables(copy)
     assert ask(copy, "SELECT title FROM sessions") == [("kept",)]
+    assert copy.stat().st_mode & 0o777 == 0o600
+
+
+REVISIONS = [f"{number:04}" for number in range(1, int(NOW))]
+
+
+@pytest.mark.parametrize("revision", REVISIONS)
+async def test_the_schema_of_every_earlier_version_is_copied_and_carried_over(
+    tmp_path: Path, revision: str
+) -> None:
+    file, copy = tmp_path / "claude-pool.db", tmp_path / f"claude-pool.db.bak-{revision}"
+    with pytest.MonkeyPatch.context() as before:
+        before.setattr(migrate_module, "HEAD", revision)
+        engine = sa.create_engine(f"sqlite:///{file}")
+        migrate_module.migrate(engine, file)
+        with engine.begin() as connection:
+            connection.exec_driver_sql("INSERT INTO users VALUES ('alice', NULL, '[]', 0, 1.5)")
+        engine.dispose()
+    old = tables(file)
+    store = SqlStore(None, tmp_path)
+    await store.open()
+    await store.check()
+    account = await Accounts(store.database).get_user("alice")
+    assert account is not None
+    await store.aclose()
+    assert ask(file, "SELECT version_num FROM alembic_version") == [(NOW,)]
+    assert ask(copy, "SELECT version_num FROM alembic_version") == [(revision,)]
+    assert ask(copy, "SELECT user_id FROM users") == [("alice",)]
+    assert tables(copy) == old
     assert copy.stat().st_mode & 0o777 == 0o600
 
 

@@ -1,0 +1,53 @@
+"""``claude-pool audit``: verify the log and export it, with the server running or not."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable
+
+import msgspec
+
+from pool import AuditPlace, AuditVerdict, audit_snapshot, verify_audit
+from pool.errors import BadRequest, PoolError
+from server.commands import Site, perform
+from server.control import ControlError
+from server.settings import secret_text
+
+
+def verify(site: Site, expected: tuple[str, ...], warn: Callable[[str], None]) -> AuditVerdict:
+    """Is the log whole, and does it contain the ``expected`` places (``SEQ:HASH``)?
+
+    That it was asked is written down first; where that cannot be, ``warn``
+    tells and the log is read all the same. Raises ``BadRequest`` and ``StoreUnavailable``.
+    """
+    places = [(f"--expect {text[:20]}…", _place(text)) for text in expected]
+    try:
+        perform(site, "audit_noted", {"what": "verified"})
+    except (PoolError, ControlError, OSError) as error:
+        warn(f"that the log was verified could not be written down: {error}")
+    return asyncio.run(verify_audit(site.data_dir, secret_text(site.config.storage.url), places))
+
+
+def export(site: Site, after: int, user_id: str | None) -> int:
+    """Write records as JSON lines to standard output; returns how many.
+
+    First it is written down that they are exported, or nothing is.
+    """
+    perform(site, "audit_noted", {"what": "exported", "after": after or None, "user": user_id})
+    count = 0
+    url = secret_text(site.config.storage.url)
+    with audit_snapshot(site.data_dir, url, after=after, user_id=user_id) as pages:
+        for page in pages:
+            lines = b"".join(msgspec.json.encode(record.as_line()) + b"\n" for record in page)
+            sys.stdout.buffer.write(lines)
+            count += len(page)
+    sys.stdout.buffer.flush()
+    return count
+
+
+def _place(text: str) -> AuditPlace:
+    try:
+        return AuditPlace.parse(text)
+    except ValueError as error:
+        raise BadRequest("--expect is SEQ:HASH, as audit verify prints it") from error
