@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from pool.clock import Clock, SystemClock
 from pool.config import PoolConfig
+from pool.errors import PoolError
 from pool.launch.base import Launcher
 from pool.launch.local import LocalLauncher
 from pool.launch.local_request import find_cli
@@ -59,19 +61,29 @@ def compose(config: PoolConfig, *, launcher: Launcher | None = None, clock: Cloc
     """
     config.data_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
     store, accounts = open_accounts(config.data_dir, config.storage_url)
+    workspaces = Workspaces(config.data_dir, config.templates_dir)
     limit = config.max_instances if config.max_instances is not None else default_max_instances()
     surroundings = Surroundings(
         config=config,
         clock=clock or SystemClock(),
         store=store,
-        launcher=launcher or LocalLauncher(config),
-        workspaces=Workspaces(config.data_dir, config.templates_dir),
+        launcher=launcher or LocalLauncher(config, templates_want_outbound=_want_outbound(workspaces)),
+        workspaces=workspaces,
         backlog=Backlog(config.backlog_session_bytes, config.backlog_total_bytes),
         slots=Slots(config.quotas, limit, config.queue_length, config.queue_timeout_seconds),
         spawn_gate=asyncio.Semaphore(config.spawn_gate),
         cli_stamp=partial(_cli_stamp, config.cli_path),
     )
     return Parts(surroundings, accounts, Usage(store.database), AuditLog(store.database))
+
+
+def _want_outbound(workspaces: Workspaces) -> bool:
+    wanted = False
+    for name in workspaces.template_names():
+        # one that cannot be read is told to whoever asks for it
+        with suppress(PoolError):
+            wanted |= workspaces.template(name).network == "outbound"
+    return wanted
 
 
 def _cli_stamp(configured: Path | None) -> str:

@@ -32,6 +32,7 @@ BANNED_NAMES = {
 
 # Where a program begins; everything else gets what it needs as an argument.
 READERS_OF_THE_ENVIRONMENT = {
+    "pool/keeper/network.py": "a program of its own, which passes on the mark of its instance",
     "pool/keeper/__main__.py": "a program's first file",
     "pool/launch/local.py": "what the launcher passes on, unless its constructor is given another",
     "pool/runtime/faults.py": "the pause points, which tests of kills switch on",

@@ -215,7 +215,7 @@ class Host:
         self.gateway.end(instance.id)
         remove_tree(record.tmp_dir, self._reaper, self._log)
         has_run = instance.has_run
-        if not has_run and instance.facts.failure is not None:
+        if instance.facts.failure is not None:
             record.stderr_tail = "\n".join(filter(None, [instance.facts.failure[1], record.stderr_tail]))
         started, entry.started = entry.started, None
         if started is not None:
@@ -256,6 +256,7 @@ class Host:
             request.get("cwd") or "/",
             files,
             str(request.get("prelude", "")),
+            request.get("network"),
         )
         shell = procfs.read_stat(spawned.pid)
         if shell is not None:

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from pool.keeper import procfs
 from pool.keeper.handover import Packer, State, Unpacker
+from pool.keeper.helper_watch import HelperWatch
 from pool.keeper.intake import Done, Intake
 from pool.keeper.ladder import Graces, Ladder
 from pool.keeper.log import Log
@@ -138,6 +139,7 @@ class Instance:
         self._spawned = spawned
         self._lifeline = spawned.lifeline
         self._has_shim = spawned.has_shim
+        self._helper_watch = HelperWatch(loop, self._network_lost)
         self._sweep_timer: Timer | None = None
         self._sweep_delay = _SWEEP_SECONDS
         self._tree = Tree(mark, reaper, None if state else procfs.ProcessRef.open(spawned.pid))
@@ -185,6 +187,8 @@ class Instance:
         self._identifier.restore(state["report"], unpacker, self._tree.init)
         if self.facts.phase is Phase.LIVE and self._tree.cli is not None:
             self._loop.watch(self._tree.cli.fd, READ, self._cli_died)
+        if self.facts.phase in (Phase.STARTING, Phase.LIVE):
+            self._helper_watch.begin(self._tree.helper)
         if self.facts.falls_until is not None:
             self._loop.call_at(self.facts.falls_until, self._fell_not)
         if not self.facts.is_tree_gone and self.facts.is_ending:
@@ -201,7 +205,9 @@ class Instance:
         if self._tree.cli is not None or self.facts.is_pid_told:
             return True
         # bubblewrap, or what it runs first, says so itself when it did not get as far as the CLI
-        told = self._stderr.text().startswith(("bwrap: ", f"{self._spawned.prelude or 'bwrap'}: "))
+        told = self._stderr.text().startswith(
+            ("bwrap: ", "network: ", f"{self._spawned.prelude or 'bwrap'}: ")
+        )
         return not self._has_shim and (self.spool.end > 0 or not told)
 
     def stderr_tail(self) -> str:
@@ -237,7 +243,13 @@ class Instance:
             self._listener.instance_live(self)
 
     def _init_found(self, ref: procfs.ProcessRef) -> None:
-        self._tree.init = ref
+        self._tree.init_found(ref)
+        self._helper_watch.begin(self._tree.helper)
+
+    def _network_lost(self) -> None:
+        self._start_failed("network", "the process that carries the sandbox's network has ended")
+        self._log.write("network_helper_died", instance=self.id)
+        self._ladder.climb(_KILL_NOW)
 
     def _cli_died(self, _mask: int) -> None:
         self._begin_end()
@@ -276,6 +288,7 @@ class Instance:
         self.facts.falls_until = self._loop.now() + _FALL_SECONDS
         if self._tree.cli is not None:
             self._loop.unwatch(self._tree.cli.fd)
+        self._helper_watch.end()
         self.intake.close()
         self._loop.call_later(_FALL_SECONDS, self._fell_not)
         self._schedule_sweep()
@@ -290,6 +303,7 @@ class Instance:
     def _kill(self) -> None:
         if self.facts.killing_since is None:
             self.facts.killing_since = self._loop.now()
+        self._helper_watch.end()
         self._sweep_delay = _SWEEP_SECONDS
         self._close_lifeline()
         self._sweep()

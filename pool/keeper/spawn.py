@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pool.keeper import procfs
 from pool.keeper.handover import Packer, State, Unpacker
@@ -28,6 +29,7 @@ _PIPE_BYTES = 1024 * 1024
 _POLL_SECONDS = 0.001
 _SLOWEST_POLL_SECONDS = 0.05
 _SHIM_PATH = Path(__file__).with_name("shim.py")
+_NETWORK_PATH = Path(__file__).with_name("network.py")
 # captured before the keeper raises its own: programs that use select() need the low one
 _FILE_LIMITS = resource.getrlimit(resource.RLIMIT_NOFILE)
 # kept free, because a keeper without descriptors cannot even look what is alive
@@ -113,12 +115,14 @@ def spawn(
     cwd: str,
     files: Mapping[str, str] | None = None,
     prelude: str = "",
+    network: Mapping[str, Any] | None = None,
 ) -> Spawned:
     """Start ``argv`` under the wrapper with exactly ``env``.
 
     ``files`` maps placeholders, which are whole words of ``argv``, to the
     paths of files that the wrapper gets open for reading; each placeholder
-    becomes its file's descriptor. ``prelude``: see ``Spawned``.
+    becomes its file's descriptor. ``prelude``: see ``Spawned``; ``network``:
+    the settings of ``network.py``, for bubblewrap only.
     Raises ``SpawnError``; nothing is left open then.
     """
     with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
@@ -135,6 +139,8 @@ def spawn(
         opened = _open_files(files or {}, theirs)
         argv = [str(opened.get(word, word)) for word in argv]
         command, passed = _command(wrapper, argv, report_write, lifeline_read)
+        if network is not None and wrapper == BWRAP:
+            command = network_command(network, command)
         try:
             with _first_to_go():
                 child = subprocess.Popen(
@@ -209,6 +215,11 @@ def _command(
         return [argv[0], "--info-fd", str(report), *argv[1:]], (report,)
     python = [sys.executable, "-I", "-S", str(_SHIM_PATH)]
     return [*python, str(lifeline), str(report), *argv], (lifeline, report)
+
+
+def network_command(settings: Mapping[str, Any], command: Sequence[str]) -> list[str]:
+    """``command``, which is of bubblewrap, in a network of its own."""
+    return [sys.executable, "-I", "-S", str(_NETWORK_PATH), json.dumps(settings), *command]
 
 
 class Identifier:

@@ -13,6 +13,9 @@ from pool.keeper.shim import CLEAN_EXITS as CLEAN_SHIM_EXITS
 class Tree:
     """The wrapper, the namespace's init where there is one, the CLI, and all below them.
 
+    ``helper`` carries the traffic of a network of its own (``network.py``); it
+    is the wrapper's child, outside of the pid namespace.
+
     A pid namespace dies as one, and its init's death is the proof: the kernel
     lets it go only after everything in it. Without one, the tree is what
     descends from the shim or carries the instance's mark.
@@ -24,12 +27,13 @@ class Tree:
         self._wrapper = wrapper
         self.init: procfs.ProcessRef | None = None
         self.cli: procfs.ProcessRef | None = None
+        self.helper: procfs.ProcessRef | None = None
         self.is_reaped = False
         self._is_clean = False
 
     def to_state(self, packer: Packer) -> State:
         """The processes, by their pidfds."""
-        refs = {"wrapper": self._wrapper, "init": self.init, "cli": self.cli}
+        refs = {"wrapper": self._wrapper, "init": self.init, "cli": self.cli, "helper": self.helper}
         return {
             "refs": {name: ref.to_state(packer) for name, ref in refs.items() if ref is not None},
             "reaped": self.is_reaped,
@@ -40,8 +44,16 @@ class Tree:
         """The way back."""
         refs = {name: procfs.ProcessRef.from_state(ref, unpacker) for name, ref in state["refs"].items()}
         self._wrapper, self.init, self.cli = (refs.get(name) for name in ("wrapper", "init", "cli"))
+        self.helper = refs.get("helper")
         self.is_reaped = state["reaped"]
         self._is_clean = state["clean"]
+
+    def init_found(self, init: procfs.ProcessRef) -> None:
+        """The namespace's init is known, and with it what else the wrapper has below it."""
+        self.init = init
+        if self._wrapper is not None:
+            others = [pid for pid in procfs.children(self._wrapper.pid) if pid != init.pid]
+            self.helper = procfs.ProcessRef.open(others[0]) if others else None
 
     def kill(self, *, with_wrapper: bool) -> None:
         """Send KILL to everything that is left, to the wrapper only if told to.
@@ -51,6 +63,8 @@ class Tree:
         survivors: list[procfs.Stat] = []
         if self.init is not None:
             self.init.signal(signal.SIGKILL)
+            if self.helper is not None:
+                self.helper.signal(signal.SIGKILL)
         else:
             survivors = self._survivors()
             for stat in survivors:
@@ -68,12 +82,12 @@ class Tree:
         if not self.is_reaped:
             return False
         if self.init is not None:
-            return self.init.is_dead
+            return self.init.is_dead and (self.helper is None or self.helper.is_dead)
         return self._is_clean or not self._survivors()
 
     def close(self) -> None:
         """Let go of the pidfds."""
-        for ref in (self._wrapper, self.init, self.cli):
+        for ref in (self._wrapper, self.init, self.cli, self.helper):
             if ref is not None:
                 ref.close()
 

@@ -24,7 +24,8 @@ class LaunchSpec:
     ``cli_args`` are the arguments after the program's name; ``env`` is what
     the pool adds to the launcher's own allow-list (nothing secret). Paths are
     the host's; a sandboxing launcher maps them and sets ``HOME``,
-    ``CLAUDE_CONFIG_DIR``, ``TMPDIR`` and the model socket itself.
+    ``CLAUDE_CONFIG_DIR``, ``TMPDIR`` and the model socket itself. ``network``
+    is what the template asks for, which counts where the configuration leaves it open.
     """
 
     instance_id: InstanceId
@@ -34,6 +35,7 @@ class LaunchSpec:
     workspace: Path
     home: Path
     labels: Mapping[str, str] = field(default_factory=dict)
+    network: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,13 @@ import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
 from pool.errors import IsolationUnavailable
 from pool.launch.seccomp import MACHINES, filter_program
+from pool.launch.way_out import WayOut, find_way_out
 
 _INSTALL = "install bubblewrap: apt-get install bubblewrap"
 _NAMESPACES = (
@@ -21,7 +22,6 @@ _NAMESPACES = (
     "run it with a seccomp profile that lets unshare(2) through"
 )
 _NO_UID_MODE = "isolation mode 'uid' is not available in this version: use bwrap or auto"
-_NO_OUTBOUND = "isolation network 'outbound' is not available in this version: use gateway_only or open"
 _NO_FILTER = (
     "system calls are not filtered: that needs a kernel with CONFIG_SECCOMP_FILTER "
     f"on one of {', '.join(MACHINES)}"
@@ -54,7 +54,11 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Isolation:
-    """The mode and network in force, and what would make them stronger."""
+    """The mode and network in force, and what would make them stronger.
+
+    ``is_up_to_template``: a template may ask for ``outbound``. ``way_out`` is
+    how that is done, None where it is neither configured nor asked for.
+    """
 
     mode: str
     network: str
@@ -63,11 +67,16 @@ class Isolation:
     filter_calls: bool
     count_processes: bool
     remedies: Sequence[str]
+    is_up_to_template: bool = False
+    way_out: WayOut | None = None
 
-    @property
-    def label(self) -> str:
+    def network_for(self, wanted: str | None) -> str:
+        """The network of a session whose template asks for ``wanted``."""
+        return "outbound" if self.is_up_to_template and wanted == "outbound" else self.network
+
+    def label(self, network: str | None = None) -> str:
         """For people and records: "bwrap/gateway_only"."""
-        return f"{self.mode}/{self.network}"
+        return f"{self.mode}/{network or self.network}"
 
 
 @cache
@@ -89,8 +98,19 @@ def probe() -> Probe:
     )
 
 
-def resolve(mode: str, network: str, found: Probe | None = None) -> Isolation:
+def resolve(
+    mode: str,
+    network: str,
+    found: Probe | None = None,
+    *,
+    to_named_hosts: bool = False,
+    is_wanted: bool = False,
+    find: Callable[..., WayOut] = find_way_out,
+) -> Isolation:
     """The isolation to use for the configured mode and network.
+
+    ``to_named_hosts``: ``outbound`` reaches those of ``isolation.egress_allow``
+    only, and is what ``auto`` takes then. ``is_wanted``: a template asks for it.
 
     Raises ``IsolationUnavailable`` for one asked for by name that cannot be
     had; the text has the remedy.
@@ -98,20 +118,32 @@ def resolve(mode: str, network: str, found: Probe | None = None) -> Isolation:
     seen = found or probe()
     if mode == "uid":
         raise IsolationUnavailable(_NO_UID_MODE)
-    if network == "outbound":
-        raise IsolationUnavailable(_NO_OUTBOUND)
     remedy = _remedy(seen)
     if mode == "bwrap" and remedy is not None:
         raise IsolationUnavailable(f"isolation mode 'bwrap' is not available: {remedy}")
+    if to_named_hosts and (mode == "none" or remedy is not None or network not in ("auto", "outbound")):
+        raise IsolationUnavailable(
+            "isolation.egress_allow needs mode bwrap and network outbound or auto"
+            + ("" if remedy is None else f"; {remedy}")
+        )
     if mode == "none" or remedy is not None:
         return _without_sandbox(network, [] if remedy is None else [remedy])
+    is_up_to_template = network == "auto" and seen.cuts_network
     if network == "auto":
-        network = "gateway_only" if seen.cuts_network else "open"
+        network = "outbound" if to_named_hosts else "gateway_only" if seen.cuts_network else "open"
+    way_out = None
+    if network == "outbound" or (is_up_to_template and is_wanted):
+        way_out = find(seen.path, to_named_hosts=to_named_hosts)
+    if network == "outbound" and way_out is not None and way_out.remedy is not None:
+        raise IsolationUnavailable(f"isolation network 'outbound' is not available: {way_out.remedy}")
     if network == "gateway_only" and not seen.cuts_network:
         raise IsolationUnavailable(
             "isolation network 'gateway_only' is not available: bubblewrap cannot make network namespaces "
             "here; set network: open, or allow them in the container's seccomp profile"
         )
+    no_way_out = (
+        [f"a template asks for network outbound: {way_out.remedy}"] if way_out and way_out.remedy else []
+    )
     missing = {_NO_FILTER: not seen.filters_calls, _NO_PROCESS_LIMIT: not seen.counts_processes}
     return Isolation(
         "bwrap",
@@ -120,15 +152,16 @@ def resolve(mode: str, network: str, found: Probe | None = None) -> Isolation:
         disable_nesting=seen.disables_nesting,
         filter_calls=seen.filters_calls,
         count_processes=seen.counts_processes,
-        remedies=[text for text, is_missing in missing.items() if is_missing],
+        remedies=[*(text for text, is_missing in missing.items() if is_missing), *no_way_out],
+        is_up_to_template=is_up_to_template,
+        way_out=way_out,
     )
 
 
 def _without_sandbox(network: str, remedies: Sequence[str]) -> Isolation:
-    if network == "gateway_only":
+    if network in ("gateway_only", "outbound"):
         raise IsolationUnavailable(
-            "isolation network 'gateway_only' needs mode bwrap"
-            + "".join(f"; {remedy}" for remedy in remedies)
+            f"isolation network {network!r} needs mode bwrap" + "".join(f"; {remedy}" for remedy in remedies)
         )
     return Isolation(
         "none",

@@ -44,10 +44,18 @@ class LocalLauncher(Launcher):
     and a CLI without a sandbox PATH.
     """
 
-    def __init__(self, config: PoolConfig, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        config: PoolConfig,
+        environment: Mapping[str, str] | None = None,
+        *,
+        templates_want_outbound: bool = False,
+    ) -> None:
         self._environment = os.environ if environment is None else environment
         self._config = config
-        self._isolation = resolve(config.isolation_mode, config.isolation_network)
+        self._isolation = resolve(
+            config.isolation_mode, config.isolation_network, is_wanted=templates_want_outbound
+        )
         self._wanted_runtime_dir = runtime_dir_for(config.data_dir, config.runtime_dir, self._environment)
         self._runtime_dir = self._wanted_runtime_dir
         self._requests = LocalRequests(config, self._isolation, self._environment)

@@ -17,6 +17,7 @@ from pool.launch import sandbox
 from pool.launch.base import LaunchSpec
 from pool.launch.isolation import Isolation
 from pool.launch.leftovers import temporary_name
+from pool.launch.way_out import find_way_out
 
 
 class LocalRequests:
@@ -49,9 +50,10 @@ class LocalRequests:
         prefixes = interpreter_prefixes(cli)
         model_dir = socket_directory(runtime_dir, spec.instance_id)
         fill = self._sandboxed if self._isolation.mode == "bwrap" else self._plain
+        network = self._isolation.network_for(spec.network)
         return {
             "instance": spec.instance_id,
-            "isolation": self._isolation.label,
+            "isolation": self._isolation.label(network),
             "labels": dict(spec.labels),
             **fill(spec, cli, prefixes, model_dir),
         }
@@ -60,6 +62,7 @@ class LocalRequests:
         self, spec: LaunchSpec, cli: Path, prefixes: Sequence[Path], model_dir: Path
     ) -> dict[str, Any]:
         names = [name for name in sandbox.ROOT_NAMES if os.path.lexists(f"/{name}")]
+        settings = self._network(spec)
         plan = sandbox.SandboxPlan(
             bwrap=self._isolation.bwrap or "bwrap",
             cli=cli,
@@ -68,7 +71,7 @@ class LocalRequests:
             home=spec.home,
             model_dir=model_dir,
             etc_dir=self._config.data_dir / "sandbox",
-            cut_network=self._isolation.network == "gateway_only",
+            network=self._isolation.network if settings is None else settings["kind"],
             disable_nesting=self._isolation.disable_nesting,
             filter_calls=self._isolation.filter_calls,
             limits=self._limits(spec),
@@ -85,7 +88,22 @@ class LocalRequests:
             "cwd": "/",
             "open": opened if plan.filter_calls else [],
             "prelude": sandbox.PRELUDE,
+            "network": settings,
         }
+
+    def _network(self, spec: LaunchSpec) -> Mapping[str, Any] | None:
+        """What the keeper is to make before the sandbox, None for nothing. Raises ``LaunchFailed``."""
+        isolation = self._isolation
+        if isolation.network_for(spec.network) != "outbound":
+            return None
+        # a template that asks for it may have come after the start
+        found = isolation.way_out or find_way_out(isolation.bwrap or "bwrap")
+        if found.remedy is not None:
+            raise LaunchFailed(
+                f"the template asks for network outbound, which is not available: {found.remedy}",
+                details={"step": "network"},
+            )
+        return found.settings
 
     def _limits(self, spec: LaunchSpec) -> sandbox.Limits:
         quota = self._config.quotas.for_user(spec.key.user_id)

@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pool.keeper.network import DNS
+
 WORKSPACE = "/workspace"
 HOME = "/home/claude"
 CONFIG_DIR = "/home/claude/.claude"
@@ -55,6 +57,8 @@ ETC_TEXTS: Mapping[str, str] = {
     ),
     "group": f"root:x:0:\nclaude:x:{UID}:\nnogroup:x:65534:\n",
     "hosts": "127.0.0.1 localhost box\n::1 localhost box\n",
+    # slirp4netns asks the host's own resolver for it
+    "resolv.conf": f"nameserver {DNS}\n",
 }
 
 
@@ -78,6 +82,8 @@ class SandboxPlan:
     CLI's interpreter needs, empty for the real CLI. ``etc_dir`` has the
     files of ``ETC_TEXTS``. ``root_links`` are the names in ``/`` that
     are links into ``/usr``, ``root_dirs`` those that are directories.
+    ``network`` is ``gateway_only``, ``outbound``, ``proxy`` (``outbound`` to
+    named hosts only) or ``open``; the middle two are made before bubblewrap starts.
     """
 
     bwrap: str
@@ -87,7 +93,7 @@ class SandboxPlan:
     home: Path
     model_dir: Path
     etc_dir: Path
-    cut_network: bool
+    network: str
     disable_nesting: bool
     filter_calls: bool
     limits: Limits
@@ -107,7 +113,7 @@ def bwrap_argv(plan: SandboxPlan) -> list[str]:
     ]
     if plan.disable_nesting:
         argv.append("--disable-userns")
-    if plan.cut_network:
+    if plan.network == "gateway_only":
         argv.append("--unshare-net")
     if plan.filter_calls:
         argv += ["--seccomp", FILTER_PLACEHOLDER]
@@ -195,9 +201,11 @@ def _system(plan: SandboxPlan) -> list[str]:
     for name in plan.root_dirs:
         argv += ["--ro-bind", f"/{name}", f"/{name}"]
     argv += ["--dir", "/etc"]
-    files = (*_ETC_FILES, *(() if plan.cut_network else _ETC_NETWORK_FILES))
+    is_open = plan.network == "open"
+    files = (*_ETC_FILES, *(_ETC_NETWORK_FILES if is_open else ()))
     for name in files:
         argv += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
-    for name in ("passwd", "group", *(("hosts",) if plan.cut_network else ())):
+    made_up = ("passwd", "group", *(() if is_open else ("hosts",)))
+    for name in (*made_up, *(("resolv.conf",) if plan.network == "outbound" else ())):
         argv += ["--ro-bind", str(plan.etc_dir / name), f"/etc/{name}"]
     return argv

@@ -46,5 +46,6 @@ class Checks:
         kept_apart = mode == "bwrap" and network != "open"
         detail = f"mode {mode}, network {network}"
         if not kept_apart:
-            detail += ": users are not kept apart" + "".join(f"; {remedy}" for remedy in remedies)
+            detail += ": users are not kept apart"
+        detail += "".join(f"; {remedy}" for remedy in remedies)
         return {"ok": kept_apart, "detail": detail, "mode": mode, "network": network}

@@ -53,6 +53,7 @@ def launch_spec(session: Session, instance: Instance, paths: WorkspacePaths) -> 
         env={**base_environment(), **template.env, **config.cli_env},
         workspace=paths.workspace,
         home=paths.home,
+        network=template.network,
         labels={"user": session.key.user_id, "session": session.key.session_id},
     )
 

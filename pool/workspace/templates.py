@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
@@ -60,7 +60,8 @@ class Template(BaseModel):
 
     ``model`` and ``permission_mode`` None: the pool's. ``append_system_prompt``
     goes after the CLI's own prompt. ``allowed_tools`` are the CLI's rules for
-    tools that need no approval. ``env`` is added to the environment.
+    tools that need no approval. ``network`` None: ``gateway_only``; it counts
+    where ``isolation.network`` is ``auto``. ``env`` is added to the environment.
     ``security`` has rules for tools that the server decides by.
     """
 
@@ -72,6 +73,7 @@ class Template(BaseModel):
     permission_mode: str | None = None
     append_system_prompt: str | None = None
     allowed_tools: tuple[str, ...] = ()
+    network: Literal["gateway_only", "outbound"] | None = None
     env: Annotated[dict[str, str], AfterValidator(_checked_environment)] = {}
     security: TemplateRules = TemplateRules()
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,10 +88,10 @@ class Stand:
             labels={"user": "alice"},
         )
 
-    async def do(self, program: str, instance: str = "one") -> Any:
+    async def do(self, program: str, instance: str = "one", *, network: str | None = None) -> Any:
         """Run a program as the CLI; what it printed, parsed."""
         sink = Sink()
-        await self.launcher.start(self.spec(instance, "--do", program), sink)
+        await self.launcher.start(replace(self.spec(instance, "--do", program), network=network), sink)
         status = await sink.exit()
         assert status == ExitStatus(0), sink.exits
         return json.loads(sink.data)

@@ -7,6 +7,7 @@ import pytest
 from pool.errors import IsolationUnavailable
 from pool.launch import isolation
 from pool.launch.isolation import Probe, resolve
+from pool.launch.way_out import WayOut
 
 FULL = Probe(
     "/usr/bin/bwrap",
@@ -47,7 +48,8 @@ def test_the_strongest_that_works(mode: str, network: str, found: Probe, expecte
         ("auto", "gateway_only", MISSING, "apt-get install bubblewrap"),
         ("none", "gateway_only", FULL, "needs mode bwrap"),
         ("uid", "auto", FULL, "uid"),
-        ("auto", "outbound", FULL, "outbound"),
+        ("none", "outbound", FULL, "needs mode bwrap"),
+        ("auto", "outbound", MISSING, "apt-get install bubblewrap"),
     ],
 )
 def test_what_was_asked_for_by_name_and_cannot_be_had_is_refused(
@@ -60,6 +62,48 @@ def test_what_was_asked_for_by_name_and_cannot_be_had_is_refused(
 def test_the_remedy_is_told_when_auto_makes_do() -> None:
     assert any("apt-get install bubblewrap" in remedy for remedy in resolve("auto", "auto", MISSING).remedies)
     assert not resolve("none", "auto", FULL).remedies
+
+
+def works(_bwrap: str, *, to_named_hosts: bool) -> WayOut:
+    return WayOut({"kind": "proxy" if to_named_hosts else "outbound"})
+
+
+def works_not(_bwrap: str, *, to_named_hosts: bool) -> WayOut:
+    return WayOut({}, "apt-get install slirp4netns")
+
+
+def test_outbound_is_refused_with_the_remedy_where_it_cannot_be_had() -> None:
+    resolved = resolve("auto", "outbound", FULL, find=works)
+    assert (resolved.label(), resolved.way_out) == ("bwrap/outbound", WayOut({"kind": "outbound"}))
+    with pytest.raises(IsolationUnavailable, match="apt-get install slirp4netns"):
+        resolve("auto", "outbound", FULL, find=works_not)
+
+
+def test_a_template_gets_the_network_that_it_asks_for_where_the_configuration_leaves_it_open() -> None:
+    left_open = resolve("auto", "auto", FULL, is_wanted=True, find=works)
+    assert (left_open.network_for(None), left_open.network_for("outbound")) == ("gateway_only", "outbound")
+    for network in ("gateway_only", "open", "outbound"):
+        named = resolve("auto", network, FULL, is_wanted=True, find=works)
+        assert {named.network_for(wanted) for wanted in (None, "gateway_only", "outbound")} == {network}
+    no_namespaces = resolve("auto", "auto", NO_NET, is_wanted=True, find=works)
+    assert no_namespaces.network_for("outbound") == "open"
+
+
+def test_a_template_that_asks_for_what_cannot_be_had_stops_no_other_and_is_told() -> None:
+    resolved = resolve("auto", "auto", FULL, is_wanted=True, find=works_not)
+    assert resolved.network == "gateway_only"
+    assert any("slirp4netns" in remedy for remedy in resolved.remedies)
+    assert not resolve("auto", "auto", FULL, find=works_not).remedies
+
+
+def test_named_hosts_mean_outbound_and_contradict_any_other_network() -> None:
+    resolved = resolve("auto", "auto", FULL, to_named_hosts=True, find=works)
+    assert (resolved.network, resolved.way_out) == ("outbound", WayOut({"kind": "proxy"}))
+    for network in ("gateway_only", "open"):
+        with pytest.raises(IsolationUnavailable, match="egress_allow"):
+            resolve("auto", network, FULL, to_named_hosts=True, find=works)
+    with pytest.raises(IsolationUnavailable, match="egress_allow"):
+        resolve("none", "auto", FULL, to_named_hosts=True, find=works)
 
 
 def test_the_trial_tells_why_it_failed(tmp_path: object) -> None:

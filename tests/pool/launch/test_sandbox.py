@@ -17,7 +17,7 @@ PLAN = SandboxPlan(
     home=Path("/data/homes/alice"),
     model_dir=Path("/run/claude-pool/x/i/1"),
     etc_dir=Path("/data/sandbox"),
-    cut_network=True,
+    network="gateway_only",
     disable_nesting=True,
     filter_calls=True,
     limits=Limits(processes=256, data_bytes=4 * 2**30),
@@ -51,7 +51,7 @@ def test_it_dies_with_the_keeper_in_namespaces_of_its_own() -> None:
     for option in ("user", "pid", "ipc", "uts", "net"):
         assert f"--unshare-{option}" in argv
     assert {"--die-with-parent", "--new-session", "--disable-userns"} <= set(argv)
-    assert "--unshare-net" not in bwrap_argv(replace(PLAN, cut_network=False))
+    assert "--unshare-net" not in bwrap_argv(replace(PLAN, network="open"))
     assert "--share-net" not in argv
 
 
@@ -92,9 +92,20 @@ def test_accounts_are_made_up_and_hosts_too_without_a_network() -> None:
     assert {("/data/sandbox/passwd", "/etc/passwd"), ("/data/sandbox/hosts", "/etc/hosts")} <= set(bound)
     tried = dict(pairs(bwrap_argv(PLAN), "--ro-bind-try"))
     assert not {"/etc/resolv.conf", "/etc/hosts", "/etc/shadow", "/etc/passwd"} & set(tried)
-    open_network = bwrap_argv(replace(PLAN, cut_network=False))
+    open_network = bwrap_argv(replace(PLAN, network="open"))
     assert "/etc/resolv.conf" in dict(pairs(open_network, "--ro-bind-try"))
     assert ("/data/sandbox/hosts", "/etc/hosts") not in pairs(open_network, "--ro-bind")
+
+
+def test_a_network_that_is_made_before_is_neither_cut_nor_the_hosts() -> None:
+    for network, has_resolver in (("outbound", True), ("proxy", False)):
+        argv = bwrap_argv(replace(PLAN, network=network))
+        assert "--unshare-net" not in argv
+        bound = pairs(argv, "--ro-bind")
+        assert ("/data/sandbox/hosts", "/etc/hosts") in bound
+        assert (("/data/sandbox/resolv.conf", "/etc/resolv.conf") in bound) is has_resolver
+        assert not {"/etc/resolv.conf", "/etc/hosts"} & set(dict(pairs(argv, "--ro-bind-try")))
+    assert sandbox.ETC_TEXTS["resolv.conf"] == "nameserver 10.0.2.3\n"
 
 
 def test_no_secret_and_nothing_that_redirects_gets_into_the_environment() -> None:
