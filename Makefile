@@ -36,7 +36,7 @@ acceptance: $(STAMP)
 	$(BIN)/pytest -m acceptance -o timeout=900 tests
 
 fuzz: $(STAMP)
-	HYPOTHESIS_PROFILE=fuzz $(BIN)/pytest -n 2 -o timeout=600 tests/pool
+	HYPOTHESIS_PROFILE=fuzz $(BIN)/pytest -n 2 --dist load -o timeout=900 $$(grep -rlw hypothesis --include='test_*.py' tests)
 
 chaos: $(STAMP)
 	$(BIN)/python -m tests.chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))

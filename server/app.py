@@ -123,7 +123,7 @@ def build_app(services: Services, *, web_dir: Path = WEB_DIR) -> web.Application
     )
     app = web.Application(middlewares=[errors_as_json, gate], client_max_size=config.max_message_bytes)
     app[SERVICES] = services
-    app[health.LAG] = health.LoopLag(services.counts.loop_lag)
+    app[health.LAG] = health.LoopLag(services.counts.loop_lag, services.counts.loop_work)
     app[health.STARTED] = time.monotonic()
     app.on_response_prepare.append(add_security_headers)
     app.on_response_prepare.append(count_errors(services.counts))

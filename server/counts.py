@@ -16,6 +16,12 @@ class Counts:
             "How late the event loop came back to a task that slept, four times a second.",
             _LAG_SECONDS,
         )
+        self.loop_work = Histogram(
+            "claude_pool_loop_work_seconds",
+            "The part of each such lateness in which the event loop's own thread was computing; "
+            "the rest is a machine without a free processor, or a wait in the kernel.",
+            _LAG_SECONDS,
+        )
         self.connections = Level(
             "claude_pool_connections", "Open WebSockets and event streams.", "view", ("ws", "sse")
         )

@@ -29,9 +29,9 @@ _CHECK_SECONDS = 10.0
 class LoopLag:
     """How late the event loop is: the worst of the last ten seconds."""
 
-    def __init__(self, histogram: Histogram) -> None:
+    def __init__(self, lateness: Histogram, work: Histogram) -> None:
         self._samples: deque[float] = deque(maxlen=_LAG_MEMORY)
-        self._histogram = histogram
+        self._lateness, self._work = lateness, work
 
     @property
     def worst_seconds(self) -> float:
@@ -41,11 +41,12 @@ class LoopLag:
     async def watch(self) -> None:
         """Measure for ever."""
         while True:
-            before = time.monotonic()
+            before, worked = time.monotonic(), time.thread_time()
             await asyncio.sleep(_LAG_SAMPLE_SECONDS)
             late = max(0.0, time.monotonic() - before - _LAG_SAMPLE_SECONDS)
             self._samples.append(late)
-            self._histogram.observe(late)
+            self._lateness.observe(late)
+            self._work.observe(min(late, time.thread_time() - worked))
 
 
 LAG: web.AppKey[LoopLag] = web.AppKey("lag", LoopLag)

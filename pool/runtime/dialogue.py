@@ -185,7 +185,7 @@ class Dialogue(Viewing):
         digest = hashlib.sha256(msgspec.json.encode([checked, literal])).hexdigest()
         session = await self._session_for_message(key)
         async with session.accepting:
-            if message_id in session.message_ids:
+            if session.message_ids.may_have(message_id):
                 await session.log.settled()  # the first one may still be on its way to the store
                 earlier = await self._supervisor.around.store.find_turn(key, message_id)
                 if earlier is not None:

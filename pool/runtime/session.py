@@ -43,6 +43,7 @@ from pool.runtime.hub import Channel
 from pool.runtime.idleness import Idleness
 from pool.runtime.instance import Instance
 from pool.runtime.log import SessionLog
+from pool.runtime.message_ids import MessageIds
 from pool.runtime.own_turns import begin_own_turn, end_own_turn
 from pool.runtime.reader import Reader
 from pool.runtime.replay import Replay
@@ -103,7 +104,7 @@ class Session:
         self.used_at, self.holders = surroundings.clock.monotonic(), 0
         self.next_turn_number = next_turn_number
         self.accepting = asyncio.Lock()
-        self.message_ids: set[str] = set()
+        self.message_ids = MessageIds()
         self.idleness = Idleness(self)
         self.delivery = Delivery(self)
         self._reader = Reader(self)

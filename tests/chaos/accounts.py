@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 from collections import Counter
@@ -16,14 +17,21 @@ from tests.chaos.record import Cursor, Frame, Record, entry_of
 from tests.chaos.story import Story
 from tests.e2e.site import Site
 
+_MOST_CONNECTIONS = 5
+
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What the server's process holds, as ``/proc`` and its own gauge of tasks say."""
+    """What the server's process holds, as ``/proc`` and its own gauge of tasks say.
+
+    Connections to the database are counted apart, with the thread of each: they
+    are opened when they are first needed at once, four to read and one to write.
+    """
 
     descriptors: int
     threads: int
     tasks: int
+    connections: int
     resident_mib: int
 
     def exceeds(self, start: Standing) -> list[str]:
@@ -33,7 +41,7 @@ class Standing:
             f"{name} {theirs[name]} -> {mine[name]}"
             for name in ("descriptors", "threads", "tasks")
             if mine[name] > theirs[name]
-        ]
+        ] + ([f"{self.connections} connections"] if self.connections > _MOST_CONNECTIONS else [])
 
 
 async def standing(site: Site, admin: str) -> Standing:
@@ -42,12 +50,23 @@ async def standing(site: Site, admin: str) -> Standing:
     text = await metrics(site, admin)
     rss = re.search(r"VmRSS:\s+(\d+)", (process / "status").read_text())
     assert rss is not None
+    links = _links(process / "fd")
+    connections = len([link for link in links if link.endswith("/claude-pool.db")])
     return Standing(
-        descriptors=len(os.listdir(process / "fd")),
-        threads=len(os.listdir(process / "task")),
+        descriptors=len([link for link in links if "/claude-pool.db" not in link]),
+        threads=len(os.listdir(process / "task")) - connections,
+        connections=connections,
         tasks=int(metric(text, "process_asyncio_tasks")),
         resident_mib=int(rss[1]) // 1024,
     )
+
+
+def _links(directory: Path) -> list[str]:
+    links = []
+    for name in os.listdir(directory):
+        with contextlib.suppress(FileNotFoundError):
+            links.append(os.readlink(directory / name))
+    return links
 
 
 async def metrics(site: Site, admin: str) -> str:

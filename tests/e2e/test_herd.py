@@ -20,12 +20,16 @@ QUEUE_SECONDS = 300
 
 @dataclass
 class Herd:
-    """What came of it; ``gaps`` is how many looks at the loop found it late, by the bucket's bound."""
+    """What came of it; ``gaps`` and ``work``: how many looks found the loop late, by the bucket's bound.
+
+    ``work`` counts only the part in which the loop itself was computing.
+    """
 
     served_after: list[float] = field(default_factory=list)
     states: list[str] = field(default_factory=list)
     most_instances: int = 0
     gaps: dict[float, int] = field(default_factory=dict)
+    work: dict[float, int] = field(default_factory=dict)
     waited_for_cpu: float = 0.0
 
     def __str__(self) -> str:
@@ -33,16 +37,27 @@ class Herd:
         return (
             f"{len(served)} served, first after {served[0]:.1f} s, half after {served[len(served) // 2]:.1f},"
             f" last after {served[-1]:.1f} s; at most {self.most_instances} instances;"
-            f" event loop late by up to (seconds: looks) {self.gaps};"
+            f" event loop late by up to (seconds: looks) {self.gaps}, of that by its own work {self.work};"
             f" the server was ready but without a processor for {self.waited_for_cpu:.1f} s"
         )
 
 
-async def lateness(site: Site) -> dict[float, int]:
-    """The loop's lateness so far: looks in each bucket."""
+async def lateness(site: Site) -> tuple[dict[float, int], dict[float, int]]:
+    """The loop's lateness so far, and its work in it: looks in each bucket."""
     text = await metrics(site, await site.admin())
-    found = re.findall(r'claude_pool_loop_lag_seconds_bucket\{le="([^"]+)"\} (\S+)', text)
-    return {float(bound): int(float(count)) for bound, count in found}
+
+    def buckets(name: str) -> dict[float, int]:
+        found = re.findall(rf'{name}_bucket{{le="([^"]+)"}} (\S+)', text)
+        totals = {float(bound): int(float(count)) for bound, count in found}
+        bounds = sorted(totals)
+        return {bound: totals[bound] - (totals[bounds[n - 1]] if n else 0) for n, bound in enumerate(bounds)}
+
+    return buckets("claude_pool_loop_lag_seconds"), buckets("claude_pool_loop_work_seconds")
+
+
+def more(after: dict[float, int], before: dict[float, int]) -> dict[float, int]:
+    """What came in between, without empty buckets."""
+    return {bound: after[bound] - before[bound] for bound in after if after[bound] > before[bound]}
 
 
 def waited_for_cpu(pid: int) -> float:
@@ -73,12 +88,7 @@ async def arrive(site: Site, users: int) -> Herd:
         await asyncio.gather(*(serve(viewer) for viewer in clients))
         after = await lateness(site)
         herd.waited_for_cpu = waited_for_cpu(site.pid) - waited
-        total = {bound: after[bound] - before[bound] for bound in after}
-        bounds = sorted(total)
-        herd.gaps = {
-            bound: total[bound] - (total[bounds[n - 1]] if n else 0) for n, bound in enumerate(bounds)
-        }
-        herd.gaps = {bound: count for bound, count in herd.gaps.items() if count}
+        herd.gaps, herd.work = (more(*pair) for pair in zip(after, before, strict=True))
     finally:
         watch.cancel()
         for viewer in clients:
@@ -120,5 +130,6 @@ async def test_two_hundred_users_at_once(short_dir: Path, fake_claude: Path, slo
     print(f"\n200 users, {slots} slots: {herd}")
     assert herd.states == ["succeeded"] * 200
     assert herd.most_instances <= slots
-    late = sum(count for bound, count in herd.gaps.items() if bound > WORST_GAP_SECONDS)
-    assert late == 0, f"the event loop was late by more than {WORST_GAP_SECONDS} s: {herd}"
+    # On a machine that is busy with other things the loop is late without a fault of its own.
+    late = sum(count for bound, count in herd.work.items() if bound > WORST_GAP_SECONDS)
+    assert late == 0, f"the event loop held itself up for more than {WORST_GAP_SECONDS} s: {herd}"
