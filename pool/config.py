@@ -105,6 +105,9 @@ class PoolConfig:
     backlog_session_bytes: int = 8388608
     backlog_total_bytes: int = 134217728
     unload_seconds: float = 300
+    recycle_turns: int = 0
+    recycle_idle_memory_bytes: int = 1073741824
+    recycle_idle_cpu_seconds: float = 300
     retention_days: float = 90
     audit_retention_days: float = 365
     audit_prompts: str = "hash"

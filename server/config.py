@@ -205,6 +205,9 @@ class Pool(Section):
     spool_max_bytes: Bytes = 536870912
     disk_reserve_bytes: Bytes = 268435456
     unload_seconds: Seconds = 300
+    recycle_turns: Count = 0
+    recycle_idle_memory_bytes: Bytes = 1073741824
+    recycle_idle_cpu_seconds: Seconds = 300
 
 
 class QuotaKeys(Section):

@@ -26,6 +26,9 @@ _POOL_KEYS = (
     "spool_max_bytes",
     "disk_reserve_bytes",
     "unload_seconds",
+    "recycle_turns",
+    "recycle_idle_memory_bytes",
+    "recycle_idle_cpu_seconds",
 )
 
 

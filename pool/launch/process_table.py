@@ -52,12 +52,14 @@ class WatchedTree:
     ``processes`` are the CLI and what it started, without the sandbox around
     it. ``cpu_seconds`` has what ended children took. ``tool_ages`` are the
     ages in seconds of all that the CLI started, MCP servers included.
+    ``is_stopped``: the CLI itself is held by a signal or a debugger.
     """
 
     processes: int
     rss_bytes: int
     cpu_seconds: float
     tool_ages: tuple[float, ...]
+    is_stopped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,7 @@ def _watched(
     pid: int, root: int, below: Mapping[int, list[int]], table: Mapping[int, ProcessFigures]
 ) -> WatchedTree:
     members = _tree(root, below, table)
+    is_stopped = table[pid].state in "Tt"
     around = {pid}
     while pid != root:
         pid = table[pid].parent
@@ -142,6 +145,7 @@ def _watched(
         rss_bytes=sum(member.rss_bytes for member in alive),
         cpu_seconds=sum(member.cpu_seconds_with_children for member in members),
         tool_ages=tuple(member.age_seconds for member in tools),
+        is_stopped=is_stopped,
     )
 
 

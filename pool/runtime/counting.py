@@ -156,6 +156,11 @@ class Counters:
             "claude_pool_keeper_restarts_total", "Keepers that were started anew because one had died."
         )
     )
+    wedged: Count = field(
+        default_factory=lambda: Count(
+            "claude_pool_instances_wedged_total", "Instances that lived but did not answer, and were ended."
+        )
+    )
     unloaded: Count = field(
         default_factory=lambda: Count(
             "claude_pool_sessions_unloaded_total", "Sessions that left memory because nobody needed them."

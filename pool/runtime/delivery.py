@@ -39,7 +39,7 @@ class Delivery:
         if instance is None or not is_ready or session.state is not SessionState.LIVE:
             return
         if session.turns.queued and not session.around.is_stopping:
-            if session.idleness.recycle():
+            if session.idleness.recycle() or session.doubt.asks_first(instance):
                 return
             session.turns.dispatch_first(instance.id)
             instance.machine.feed(InstanceEvent.TURN_STARTED)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from pool.launch.base import StopGraces
 from pool.lifecycle.session import SessionEvent
 from pool.lifecycle.turn import TurnEvent
 from pool.model import ExitStatus, InstanceState, Reason
 from pool.runtime import auditing, edges
 from pool.runtime.instance import Instance
+from pool.runtime.last_words import last_lines
 from pool.store.base import PatchInstance
 
 if TYPE_CHECKING:
     from pool.runtime.session import Session
+
+_TERM_SECONDS = 1.0
 
 
 def instance_ended(session: Session, instance: Instance, status: ExitStatus) -> None:
@@ -44,6 +49,18 @@ def instance_ended(session: Session, instance: Instance, status: ExitStatus) -> 
     session.log.flush()
 
 
+def end_at_once(session: Session, instance: Instance, reason: Reason) -> None:
+    """End an instance at once: its open turns are lost for ``reason``; queued ones wait for the next."""
+    instance.told_to_stop(reason.message)
+    turns = session.turns
+    for turn in (turns.by_cli, turns.current):
+        if turn is not None:
+            turns.feed(turn, TurnEvent.INSTANCE_LOST, reason)
+    session.log.flush()
+    graces = StopGraces(end_of_input=0, term=min(_TERM_SECONDS, session.around.config.stop_grace_seconds))
+    session.around.tasks.start(instance.end(graces, reason.message), f"stop:{instance.id}")
+
+
 def instance_stuck(session: Session, instance: Instance) -> None:
     """The process outlived SIGKILL: slot and workspace stay taken, and no second one may begin."""
     reason = Reason("instance_stuck", "the claude process cannot be ended; an operator must look after it")
@@ -72,7 +89,9 @@ def _tell_session(session: Session, instance: Instance, status: ExitStatus, reas
     if instance.stop_reason is not None or session.around.is_stopping:
         session.feed(SessionEvent.INSTANCE_ENDED)
     elif session.crashes.crashed(session.around.clock.monotonic()):
-        session.feed(SessionEvent.CRASH_LOOP, session.crashes.reason(status))
+        loop = session.crashes.reason(status)
+        message = _with_last_words(loop.message, instance)
+        session.feed(SessionEvent.CRASH_LOOP, replace(loop, message=message))
     else:
         session.feed(SessionEvent.INSTANCE_CRASHED, reason)
 
@@ -80,5 +99,10 @@ def _tell_session(session: Session, instance: Instance, status: ExitStatus, reas
 def _reason(instance: Instance, status: ExitStatus) -> Reason:
     if instance.stop_reason is not None:
         return Reason("instance_stopped", f"the instance was stopped: {instance.stop_reason}")
-    message = f"the claude CLI {status.describe()}"
+    message = _with_last_words(f"the claude CLI {status.describe()}", instance)
     return Reason("instance_exited", message, status.code, status.signal)
+
+
+def _with_last_words(message: str, instance: Instance) -> str:
+    said = last_lines(instance.stderr_tail)
+    return f"{message}; it said: {said}" if said else message

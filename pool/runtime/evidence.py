@@ -9,6 +9,7 @@ from typing import Any
 
 from pool.launch.process_table import ProcessReport, count_zombies, report
 from pool.model import InstanceState
+from pool.policy.health import Health
 from pool.runtime import figures
 from pool.runtime.checks import Checks
 from pool.runtime.counters import Metric, gauge, gauges
@@ -83,6 +84,7 @@ class Evidence:
         states = Counter(instance.state for instance in self._supervisor.live_instances())
         alive = [state for state in InstanceState if state is not InstanceState.EXITED]
         slots = around.slots
+        healths = Counter(session.doubt.health for session in sessions if session.instance is not None)
         viewers = sum(len(session.channel.subscriptions) for session in sessions)
         waiting = sum(len(session.approvals) for session in sessions)
         return [
@@ -91,6 +93,12 @@ class Evidence:
                 "Live instances by state.",
                 "state",
                 [(state.value, states[state]) for state in alive],
+            ),
+            gauges(
+                "claude_pool_instances_health",
+                "Live instances by how they are, as far as is known without asking them.",
+                "health",
+                [(health.value, healths[health]) for health in Health if health is not Health.DEAD],
             ),
             gauge("claude_pool_instances_limit", "Instances that may live at a time.", slots.limit),
             gauge("claude_pool_slots_taken", "Slots that are taken.", len(slots.holders)),

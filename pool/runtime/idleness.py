@@ -53,12 +53,19 @@ class Idleness:
             self._session.around.slots.look_again()
 
     def recycle(self) -> bool:
-        """Park an old instance that has served somebody, so that what is queued goes to a new one."""
+        """Park a worn instance that has served somebody, so that what is queued goes to a new one."""
         instance = self._session.instance
-        if instance is None or not instance.turns or instance.background or self._life_left() > 0:
+        if instance is None or not instance.turns or instance.background:
             return False
-        self.park("it was old")
-        return True
+        most = self._session.around.config.recycle_turns
+        why = None
+        if self._life_left() <= 0:
+            why = "it was old"
+        elif 0 < most <= instance.turns:
+            why = f"it had served {instance.turns} turns"
+        if why is not None:
+            self.park(why)
+        return why is not None
 
     def stop(self) -> None:
         """No timer any more."""

@@ -83,6 +83,7 @@ class Instance:
         self.failures = 0
         self.is_answering = False
         self.is_held = False
+        self.heard_at = asyncio.get_running_loop().time()
         self.on_stuck: Callable[[Instance], None] = lambda _instance: None
         self.ended = asyncio.Event()
         self.resolved = asyncio.Event()
@@ -128,6 +129,7 @@ class Instance:
         if known > 0:
             data = data[known:]
         if data:
+            self.heard_at = asyncio.get_running_loop().time()
             lines = self._framer.feed(data)
             if lines:
                 self._owner.lines_received(self, lines)

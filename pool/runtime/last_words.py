@@ -11,6 +11,8 @@ from pool.errors import LaunchFailed, PoolError
 if TYPE_CHECKING:
     from pool.runtime.instance import Instance
 
+_MOST_CHARACTERS = 500
+
 
 async def launch_failed(instance: Instance, message: str) -> LaunchFailed:
     """The error of a launch that got stuck at ``message``, with the failed step and the last of stderr."""
@@ -25,11 +27,17 @@ async def launch_failed(instance: Instance, message: str) -> LaunchFailed:
     details: dict[str, Any] = {"step": "initialize", "stderr": stderr[-2000:]}
     if status is not None:
         details |= {"exit_code": status.code, "signal": status.signal}
-    tail = stderr.strip().splitlines()[-1:] or [""]
+    said = last_lines(stderr, 1)
     return LaunchFailed(
-        f"the claude CLI did not become ready: {message}" + (f" ({tail[0]})" if tail[0] else ""),
+        f"the claude CLI did not become ready: {message}" + (f" ({said})" if said else ""),
         details=details,
     )
+
+
+def last_lines(stderr: str, count: int = 3) -> str:
+    """The last lines that say something, for the owner's eyes only: never in a log of the server."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    return " / ".join(lines[-count:])[-_MOST_CHARACTERS:]
 
 
 async def _read_stderr(instance: Instance) -> str:

@@ -21,7 +21,7 @@ class Progress:
 
     def saw(self, frame: frames.Frame) -> None:
         """Take one frame that is no token delta."""
-        if isinstance(frame, frames.KeepAlive):
+        if isinstance(frame, frames.KeepAlive | frames.ControlResponse):
             self.idle_bytes += len(frame.raw) + 1
             return
         self.is_retrying = isinstance(frame, frames.ApiRetry)

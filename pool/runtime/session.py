@@ -36,6 +36,7 @@ from pool.runtime import auditing, edges
 from pool.runtime.adoption import Adoption
 from pool.runtime.approvals import Approvals
 from pool.runtime.delivery import Delivery
+from pool.runtime.doubt import Doubt
 from pool.runtime.ending import instance_ended, instance_stuck
 from pool.runtime.envelope import Envelope
 from pool.runtime.faults import pause_point
@@ -106,7 +107,7 @@ class Session:
         self.accepting = asyncio.Lock()
         self.message_ids = MessageIds()
         self.idleness = Idleness(self)
-        self.delivery = Delivery(self)
+        self.delivery, self.doubt = Delivery(self), Doubt(self)
         self._reader = Reader(self)
         self.steps = Steps(self)
 

@@ -11,18 +11,16 @@ import logging
 from collections import defaultdict
 from collections.abc import Mapping
 
-from pool.launch.base import StopGraces
 from pool.launch.process_table import WatchedTree, watched_trees
-from pool.lifecycle.turn import TurnEvent
-from pool.model import InstanceState, Reason, UserId
+from pool.model import InstanceState, UserId
 from pool.policy.consumption import CpuHour, Verdict, judge_cpu, judge_memory, judge_processes
+from pool.runtime.ending import end_at_once
 from pool.runtime.instance import Instance
 from pool.runtime.session import Session
 from pool.runtime.supervisor import Supervisor
 
 _log = logging.getLogger(__name__)
 _JUDGED = (InstanceState.READY, InstanceState.BUSY, InstanceState.DRAINING)
-_TERM_SECONDS = 1.0
 
 
 class Consumption:
@@ -91,23 +89,11 @@ class Consumption:
         if verdict.ends_instance:
             self._looks_above.pop(instance.id, None)
             _log.warning("instance ended for what it took", extra=ids | {"code": verdict.reason.code})
-            end_instance(session, instance, verdict.reason)
+            end_at_once(session, instance, verdict.reason)
         elif session.turns.open_turn is not None and not session.turns.open_turn.is_interrupting:
             _log.warning("turn interrupted for what it took", extra=ids | {"code": verdict.reason.code})
             session.turns.interrupt_open(verdict.reason)
             session.log.flush()
-
-
-def end_instance(session: Session, instance: Instance, reason: Reason) -> None:
-    """End an instance at once: its open turns are lost for ``reason``; queued ones wait for the next."""
-    instance.told_to_stop(reason.message)
-    turns = session.turns
-    for turn in (turns.by_cli, turns.current):
-        if turn is not None:
-            turns.feed(turn, TurnEvent.INSTANCE_LOST, reason)
-    session.log.flush()
-    graces = StopGraces(end_of_input=0, term=min(_TERM_SECONDS, session.around.config.stop_grace_seconds))
-    session.around.tasks.start(instance.end(graces, reason.message), f"stop:{instance.id}")
 
 
 def _identity(instance: Instance) -> tuple[int, int] | None:

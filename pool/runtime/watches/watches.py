@@ -18,6 +18,7 @@ from pool.runtime.watches.retention import Retention
 from pool.runtime.watches.rounds import Rounds
 from pool.runtime.watches.sizes import WorkspaceSizes
 from pool.runtime.watches.stalls import Stalls
+from pool.runtime.watches.vitals import Vitals
 
 _DISK_SECONDS = 5.0
 _SIZES_SECONDS = 1.0
@@ -42,6 +43,7 @@ class Watches:
         )
         self.consumption = Consumption(supervisor)
         self.stalls = Stalls(supervisor)
+        self.vitals = Vitals(supervisor)
         self.holds = Holds(supervisor)
         self.retention = Retention(around)
         self.unloading = Unloading(supervisor, admission.forget)
@@ -65,9 +67,10 @@ class Watches:
         await self._rounds.aclose()
 
     async def look_at_instances(self) -> None:
-        """One look at all processes, for what they take and for turns that hang."""
+        """One look at all processes: what they take, turns that hang, who does not answer, who is worn."""
         await self.consumption.look()
         self.stalls.look(self.consumption.trees)
+        self.vitals.look(self.consumption.trees)
 
     def checks(self) -> dict[str, dict[str, Any]]:
         """What the health page tells of the watches."""

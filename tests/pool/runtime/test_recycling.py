@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
+from pool.launch.process_table import WatchedTree
 from pool.model import SessionState
+from tests.fakes.fake_clock import FakeClock
 from tests.pool.runtime.conftest import World, follow, manual, say, session_of, soon
 
 AGE = 0.4
@@ -73,3 +75,32 @@ async def test_a_restart_does_not_make_an_instance_young(world: World) -> None:
     assert instance is not None
     age = again._around.clock.wall() - instance.started_at
     assert abs(60 - age - left) < 0.5
+
+
+async def test_after_so_many_turns_the_next_one_goes_to_a_new_instance(world: World) -> None:
+    pool = await world.start(recycle_turns=2)
+    screen = await follow(pool)
+    for n in range(5):
+        assert (await screen.ended(await say(pool, f"m{n}")))["state"] == "succeeded"
+    assert [len(cli.runs) for cli in world.host.clis.values()] == [2, 2, 1]
+
+
+async def test_one_that_spins_while_it_is_idle_is_replaced_and_a_quiet_one_is_not(world: World) -> None:
+    clock = world.clock = FakeClock()
+    pool = await world.start(recycle_idle_cpu_seconds=300, idle_timeout_seconds=0)
+    screen = await follow(pool)
+    await screen.ended(await say(pool, "m1"))
+    session, cli = session_of(pool), world.host.cli()
+    await soon(lambda: session.is_idle)
+    for step in range(8):  # a hundredth of a core: what an idle CLI takes
+        pool._watches.vitals.look({cli.id: WatchedTree(1, 100, 7 + 0.6 * step, ())})
+        clock.advance(60)
+    assert cli.is_alive
+    session.idleness.touch()
+    for step in range(5):
+        pool._watches.vitals.look({cli.id: WatchedTree(1, 100, 20 + 58.0 * step, ())})
+        assert cli.is_alive
+        clock.advance(60)
+    pool._watches.vitals.look({cli.id: WatchedTree(1, 100, 20 + 58.0 * 5, ())})
+    await soon(lambda: not cli.is_alive)
+    assert (await screen.ended(await say(pool, "m2")))["state"] == "succeeded"
