@@ -11,8 +11,9 @@ from typing import Any
 from aiohttp import web
 
 from server import health, metrics, sse
+from server.auth.addresses import TrustedProxies
 from server.auth.live import RESTARTING, LiveConnections
-from server.auth.middleware import Gate, TrustedProxies
+from server.auth.middleware import Gate
 from server.auth.origin import OriginRules
 from server.auth.passwords import Passwords
 from server.auth.sign_in import SignIn
@@ -70,7 +71,7 @@ def build_services(
 ) -> Services:
     """The parts behind the routes. ``pool`` is started; ``passwords`` stays the caller's to close."""
     secret, is_configured = signing_secret(config.auth.jwt, data_dir)
-    live = LiveConnections()
+    live = LiveConnections(config.server.max_connections_per_user)
     sign_in_service = SignIn(
         pool.accounts,
         TokenSigner(secret, config.auth.jwt, foreign=is_configured, wall=wall),

@@ -28,6 +28,7 @@ from pydantic import (
 
 from pool import check_name
 from pool.errors import InvalidName
+from server.secret_files import NotPrivate, read_secret
 
 
 def _json_text(value: object) -> object:
@@ -48,7 +49,16 @@ Count = Annotated[int, Field(ge=0)]
 PositiveCount = Annotated[int, Field(ge=1)]
 
 
-def _is_secret(annotation: object) -> bool:
+def section_in(annotation: Any) -> type[Section] | None:
+    """The section that a field is, or that the values of its map are."""
+    if isinstance(annotation, type):
+        return annotation if issubclass(annotation, Section) else None
+    found = (section_in(one) for one in getattr(annotation, "__args__", ()))
+    return next((one for one in found if one is not None), None)
+
+
+def is_secret(annotation: object) -> bool:
+    """Does a field hold a secret?"""
     return annotation is SecretStr or SecretStr in getattr(annotation, "__args__", ())
 
 
@@ -65,13 +75,15 @@ class Section(BaseModel):
             return data
         data = dict(data)
         for name, field in cls.model_fields.items():
-            path = data.pop(f"{name}_file", None) if _is_secret(field.annotation) else None
+            path = data.pop(f"{name}_file", None) if is_secret(field.annotation) else None
             if path is None:
                 continue
             if data.get(name) is not None:
                 raise ValueError(f"give {name} or {name}_file, not both")
             try:
-                data[name] = Path(path).read_text(encoding="utf-8").strip()
+                data[name] = read_secret(Path(path)).strip()
+            except NotPrivate as error:
+                raise ValueError(f"{name}_file: {error}") from error
             except (OSError, UnicodeError, TypeError) as error:
                 raise ValueError(f"{name}_file cannot be read") from error
         return data
@@ -88,6 +100,9 @@ class Server(Section):
     metrics_addresses: Texts = []
     tls_cert_file: Path | None = None
     tls_key_file: Path | None = None
+    max_connections: PositiveCount | None = None
+    max_connections_per_address: PositiveCount = 512
+    max_connections_per_user: PositiveCount = 100
     max_message_bytes: Annotated[int, Field(ge=1024)] = 16777216
     max_upload_bytes: Bytes = 1073741824
 

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import msgspec
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from pydantic import ValidationError
 
 from pool.errors import BadRequest, PoolError, Refused
@@ -42,6 +43,12 @@ class MethodNotAllowed(Refused):
     code: ClassVar[str] = "method_not_allowed"
 
 
+class TooManyConnections(Refused):
+    """The caller has as many open sockets and streams as one user may have."""
+
+    code: ClassVar[str] = "too_many_connections"
+
+
 STATUSES: Mapping[str, int] = {
     "invalid_name": 400,
     "bad_request": 400,
@@ -66,6 +73,7 @@ STATUSES: Mapping[str, int] = {
     "keeper_unavailable": 503,
     "store_unavailable": 503,
     "queue_full": 503,
+    "too_many_connections": 503,
     "pool_full": 503,
     "launches_paused": 503,
     "draining": 503,
@@ -78,6 +86,7 @@ _MESSAGES = {
     405: "this address does not know the method",
     413: "the body is above the configured bound",
 }
+_BAD = "this is no request that can be understood"
 
 
 def status_of(error: PoolError) -> int:
@@ -140,6 +149,16 @@ def from_validation(error: ValidationError) -> PoolError:
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
+def route_of(request: web.BaseRequest) -> str:
+    """The address as it is declared, for logs: what stands in the place of a name may be a secret."""
+    try:
+        resource = request.match_info.route.resource if isinstance(request, web.Request) else None
+    except AssertionError:
+        # Malformed HTTP: it was never held against the routes.
+        resource = None
+    return resource.canonical if resource is not None else "none"
+
+
 @web.middleware
 async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turns whatever is raised below it into the contract's answer."""
@@ -147,30 +166,35 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         return await handler(request)
     except PoolError as error:
         if status_of(error) == 500:
-            _log.exception("a request failed on our side", extra={"path": request.path})
+            _log.exception("a request failed on our side", extra={"route": route_of(request)})
         return error_response(error)
     except ValidationError as error:
         return error_response(from_validation(error))
     except web.HTTPException as error:
         if error.status < 400:
             raise
-        return _from_http(error)
+        return http_error(error.status, error.headers.get("Allow"))
+    except (web.RequestPayloadError, HttpProcessingError):
+        # A chunk, a length or a compression that is none: what is left on the connection means nothing.
+        response = http_error(400)
+        response.force_close()
+        return response
     except (asyncio.CancelledError, ConnectionError):
         raise
     except Exception:  # noqa: BLE001 - the net under all requests
-        _log.exception("a request failed on our side", extra={"path": request.path})
+        _log.exception("a request failed on our side", extra={"route": route_of(request)})
         return error_response(PoolError("internal"))
 
 
-def _from_http(error: web.HTTPException) -> web.StreamResponse:
-    code = _CODES_OF_STATUSES.get(error.status, "internal" if error.status >= 500 else "bad_request")
-    message = _MESSAGES.get(error.status, error.reason)
-    headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
+def http_error(status: int, allow: str | None = None) -> web.Response:
+    """The JSON answer for an error of HTTP itself; nothing of the request is in it."""
+    code = _CODES_OF_STATUSES.get(status, "internal" if status >= 500 else "bad_request")
+    message = _MESSAGES.get(status) or (describe(PoolError("internal"))["message"] if status >= 500 else _BAD)
     response = web.Response(
         body=msgspec.json.encode({"error": {"code": code, "message": message}}),
-        status=error.status,
+        status=status,
         content_type="application/json",
-        headers=headers,
+        headers={} if allow is None else {"Allow": allow},
     )
     response[_CODE] = code
     return response

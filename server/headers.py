@@ -21,6 +21,17 @@ _ALWAYS = {
 }
 
 
+def plain_headers() -> dict[str, str]:
+    """For an answer to what is no request: nothing to load, nothing to keep."""
+    policy = "default-src 'none'; frame-ancestors 'none'"
+    return {
+        **_ALWAYS,
+        "Content-Security-Policy": policy,
+        "Cache-Control": "no-store",
+        "Server": "claude-pool",
+    }
+
+
 async def add_security_headers(request: web.Request, response: web.StreamResponse) -> None:
     """An ``on_response_prepare`` signal."""
     headers = response.headers

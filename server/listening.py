@@ -8,6 +8,7 @@ import ssl
 
 from server.auth.origin import is_loopback
 from server.config import Server
+from server.secret_files import NotPrivate, check_private
 from server.settings import ConfigError
 
 BACKLOG = 1024
@@ -36,8 +37,12 @@ def tls_context(config: Server) -> ssl.SSLContext | None:
     if config.tls_cert_file is None or config.tls_key_file is None:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
+        check_private(config.tls_key_file)
         context.load_cert_chain(config.tls_cert_file, config.tls_key_file)
+    except NotPrivate as error:
+        raise ConfigError(f"bad configuration:\n  server.tls_key_file: {error}") from error
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(f"bad configuration:\n  server.tls_cert_file: cannot be used: {error}") from error
     return context

@@ -22,7 +22,7 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
 from pool import Metric, Spread
-from server.auth.middleware import TrustedProxies
+from server.auth.addresses import TrustedProxies
 from server.routes import Access, Answer, Route
 from server.services import Services, services_of
 

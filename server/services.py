@@ -8,8 +8,8 @@ from typing import Any
 
 from aiohttp import web
 
+from server.auth.addresses import TrustedProxies
 from server.auth.live import LiveConnections
-from server.auth.middleware import TrustedProxies
 from server.auth.sign_in import SignIn
 from server.auth.users import Users
 from server.config import ServerConfig

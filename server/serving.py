@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -29,9 +30,10 @@ from server.audit import note_start
 from server.auth.passwords import Passwords
 from server.auth.tokens import signing_secret
 from server.config import ServerConfig
+from server.connections import Limits, Patience, Site
 from server.control import ControlSocket
 from server.door import Pool
-from server.listening import BACKLOG, address_of, bind, link_address, tls_context
+from server.listening import address_of, bind, link_address, tls_context
 from server.logs import AccessLog
 from server.operations import Operations
 from server.pool_settings import keys_not_in_effect, to_pool_config
@@ -137,9 +139,7 @@ class Server:
         services = build_services(config, pool, self._given.data_dir, passwords, notes=notes)
         runner = web.AppRunner(
             build_app(services),
-            access_log_class=AccessLog,
             shutdown_timeout=_CLOSE_SECONDS,
-            keepalive_timeout=_KEEPALIVE_SECONDS,
         )
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
@@ -151,7 +151,7 @@ class Server:
         key, _is_configured = signing_secret(config.auth.jwt, self._given.data_dir)
         await note_start(pool.audit, config, services.version, key)
         # The site closes its socket when it stops; the original outlives it for a reload.
-        await web.SockSite(runner, listener.dup(), ssl_context=tls, backlog=BACKLOG).start()
+        await self._site(runner, listener.dup(), services, tls).start()
         status = f"listening on {address_of(config.server, listener)}"
         self._given.say(status)
         self._notifier.ready(status)
@@ -160,6 +160,21 @@ class Server:
         await self._greet(services, address)
         await self._wishes.stop.wait()
         await self._leave(pool, listener)
+
+    def _site(
+        self, runner: web.AppRunner, listener: socket.socket, services: Services, tls: ssl.SSLContext | None
+    ) -> Site:
+        config = self._config.server
+        limits = Limits(config.max_connections, config.max_connections_per_address, services.proxies)
+        return Site(
+            runner,
+            listener,
+            limits,
+            Patience(),
+            ssl_context=tls,
+            access_log_class=AccessLog,
+            keepalive_timeout=_KEEPALIVE_SECONDS,
+        )
 
     def _make_pool(self) -> ClaudeInstancePool:
         try:

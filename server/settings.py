@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ import yaml
 from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 
-from server.config import ServerConfig
+from server.config import ServerConfig, is_secret, section_in
+from server.secret_files import is_private
 
 ENV_PREFIX = "CLAUDE_POOL__"
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
@@ -40,7 +41,13 @@ def load_config(
     word (the command line). Raises ``ConfigError``.
     """
     problems: list[str] = []
-    data = _expanded(_read_yaml(file), environ, (), problems) if file else {}
+    raw = _read_yaml(file) if file else {}
+    if file is not None and not is_private(file):
+        problems += [
+            f"{key}: stands in {file}, which others may read: chmod 600 {file}, or use ${{VARIABLE}}"
+            for key in _written_secrets(raw, ServerConfig)
+        ]
+    data = _expanded(raw, environ, (), problems) if file else {}
     origins = _merge_environment(data, environ)
     _merge(data, overrides or {})
     _merge_model_key(data, environ)
@@ -73,6 +80,23 @@ def _read_yaml(file: Path) -> Any:
     if not isinstance(data, dict):
         raise ConfigError(f"{file} must be a map of sections")
     return data
+
+
+def _written_secrets(raw: Any, model: type[BaseModel], place: str = "") -> Iterator[str]:
+    """The keys of secrets that stand in the file themselves, and not as a variable."""
+    if not isinstance(raw, dict):
+        return
+    for name, field in model.model_fields.items():
+        value = raw.get(name)
+        inner = section_in(field.annotation)
+        if is_secret(field.annotation):
+            # A database's address is a secret only with a password in it.
+            if isinstance(value, str) and "${" not in value and (name != "url" or "@" in value):
+                yield f"{place}{name}"
+        elif inner is not None and isinstance(value, dict):
+            is_map = not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel))
+            for key, item in value.items() if is_map else [("", value)]:
+                yield from _written_secrets(item, inner, f"{place}{name}." + (f"{key}." if is_map else ""))
 
 
 def _expanded(value: Any, environ: Mapping[str, str], path: tuple[str, ...], problems: list[str]) -> Any:

@@ -89,6 +89,11 @@ class EventStream:
 
 async def stream_events(request: web.Request) -> web.StreamResponse:
     """``GET /api/v1/sessions/{sid}/events``"""
+    with services_of(request).live.seat(identity_of(request)):
+        return await _stream(request)
+
+
+async def _stream(request: web.Request) -> web.StreamResponse:
     services, identity = services_of(request), identity_of(request)
     query = query_of(request, EventsQuery)
     cursor = request.headers.get("Last-Event-ID") or query.after
@@ -142,6 +147,6 @@ ROUTES = [
         query=EventsQuery,
         headers={"Last-Event-ID": "The last cursor that was received; goes before 'after'."},
         answers={200: Answer(description="Server-sent events.", media_type="text/event-stream")},
-        errors=("bad_cursor",),
+        errors=("bad_cursor", "too_many_connections"),
     )
 ]

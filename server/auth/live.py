@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from server.auth.identity import Identity
+from server.errors import TooManyConnections
 
 REVOKED = 4401
 """The close code of a socket whose credential is not good any more."""
@@ -31,11 +34,31 @@ class LiveConnection:
 class LiveConnections:
     """All of them; add on opening, discard on closing."""
 
-    def __init__(self) -> None:
+    def __init__(self, per_user: int | None = None) -> None:
+        self._per_user = per_user
         self._open: set[LiveConnection] = set()
+        self._seats: Counter[str] = Counter()
 
     def __len__(self) -> int:
         return len(self._open)
+
+    @contextmanager
+    def seat(self, identity: Identity) -> Iterator[None]:
+        """Held by a socket or stream from before its answer begins. Raises ``TooManyConnections``."""
+        user = identity.user_id
+        if self._per_user is not None and self._seats[user] >= self._per_user:
+            raise TooManyConnections(
+                f"you have {self._per_user} open sockets and streams; close one first",
+                retry_after_seconds=5,
+                details={"limit": self._per_user},
+            )
+        self._seats[user] += 1
+        try:
+            yield
+        finally:
+            self._seats[user] -= 1
+            if not self._seats[user]:
+                del self._seats[user]
 
     def add(self, identity: Identity, end: Callable[[int, str], None]) -> LiveConnection:
         """Remember an open connection; give the result to ``discard`` when it is closed.

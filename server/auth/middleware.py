@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
 from pool import Caller, calling, check_name, shortened
 from pool.errors import InvalidName
+from server.auth.addresses import TrustedProxies
 from server.auth.identity import IDENTITY, Identity
 from server.auth.origin import OriginRules
 from server.auth.sign_in import SignIn
@@ -18,35 +18,6 @@ COOKIE = "claude_pool_session"
 NOBODY = "@nobody"
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-class TrustedProxies:
-    """Which peers may speak for others: addresses and networks of ``server.trusted_proxies``."""
-
-    def __init__(self, networks: Iterable[str]) -> None:
-        self._networks = [ipaddress.ip_network(item, strict=False) for item in networks]
-
-    def is_trusted(self, address: str | None) -> bool:
-        """Is it a proxy of ours?"""
-        try:
-            parsed = ipaddress.ip_address(address or "")
-        except ValueError:
-            return False
-        return any(parsed in network for network in self._networks)
-
-    def client_address(self, request: web.Request) -> str:
-        """The address of the client, through as many of our proxies as there are."""
-        address = request.remote or "unknown"
-        hops = [hop.strip() for hop in request.headers.get("X-Forwarded-For", "").split(",") if hop.strip()]
-        while hops and self.is_trusted(address):
-            address = hops.pop()
-        return address
-
-    def is_https(self, request: web.Request) -> bool:
-        """Did the browser come by TLS, here or at our proxy?"""
-        if self.is_trusted(request.remote) and "X-Forwarded-Proto" in request.headers:
-            return request.headers["X-Forwarded-Proto"].split(",")[-1].strip().lower() == "https"
-        return request.secure
 
 
 class Gate:
@@ -105,9 +76,12 @@ class Gate:
                 raise Unauthorized("the Authorization header must be 'Bearer TOKEN'")
             return await self._sign_in.identify(token.strip())
         if self._proxy_header and self._proxies.is_trusted(request.remote):
-            named = request.headers.get(self._proxy_header)
-            if named is not None:
-                return await self._sign_in.vouched(_proxied_name(named))
+            named = request.headers.getall(self._proxy_header, ())
+            if len(named) > 1:
+                # Which of them the proxy wrote, and which the client, nobody can tell.
+                raise Unauthorized("the proxy named more than one user")
+            if named:
+                return await self._sign_in.vouched(_proxied_name(named[0]))
         cookie = request.cookies.get(COOKIE)
         if cookie:
             return await self._sign_in.identify(cookie, by_cookie=True)

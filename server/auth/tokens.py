@@ -21,7 +21,8 @@ from pool import check_name
 from pool.errors import InvalidName
 from server.config import Jwt
 from server.errors import Unauthorized
-from server.settings import secret_text
+from server.secret_files import NotPrivate, read_secret
+from server.settings import ConfigError, secret_text
 
 _ALGORITHM = "HS256"
 _KIND = "cpk"
@@ -44,7 +45,10 @@ class Claims:
 
 
 def signing_secret(config: Jwt, data_dir: Path) -> tuple[str, bool]:
-    """The secret, and whether it is a configured one; made on first use, readable by its owner only."""
+    """The secret, and whether it is a configured one; made on first use, readable by its owner only.
+
+    Raises ``ConfigError`` when others could have read it.
+    """
     configured = secret_text(config.secret)
     if configured:
         return configured, True
@@ -52,7 +56,10 @@ def signing_secret(config: Jwt, data_dir: Path) -> tuple[str, bool]:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with contextlib.suppress(FileExistsError):
         _write_once(path, secrets.token_urlsafe(48))
-    return path.read_text(encoding="ascii").strip(), False
+    try:
+        return read_secret(path).strip(), False
+    except NotPrivate as error:
+        raise ConfigError(f"refusing to sign with a secret that others know: {error}") from error
 
 
 def _write_once(path: Path, text: str) -> None:

@@ -199,7 +199,9 @@ class Connection:
 
 async def chat(request: web.Request) -> web.StreamResponse:
     """``GET /ws``"""
-    return await Connection(services_of(request), identity_of(request), request).run()
+    services, identity = services_of(request), identity_of(request)
+    with services.live.seat(identity):
+        return await Connection(services, identity, request).run()
 
 
 ROUTES = [
@@ -209,5 +211,6 @@ ROUTES = [
         handler=chat,
         summary="The chat socket: many sessions over one WebSocket, JSON text frames.",
         answers={101: Answer(description="The WebSocket is open; the first frame is 'welcome'.")},
+        errors=("too_many_connections",),
     )
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -14,6 +16,8 @@ from aiohttp import web
 from server.app import build_app, build_services
 from server.auth.passwords import Passwords
 from server.config import ServerConfig
+from server.connections import Limits, Patience
+from server.connections import Site as Listening
 from server.door import Account
 from server.logs import AccessLog
 from server.services import Services
@@ -60,7 +64,12 @@ class Site:
 
 @asynccontextmanager
 async def running(
-    tmp_path: Path, overrides: dict[str, Any] | None = None, **options: Any
+    tmp_path: Path,
+    overrides: dict[str, Any] | None = None,
+    *,
+    patience: Patience | None = None,
+    tls: ssl.SSLContext | None = None,
+    **options: Any,
 ) -> AsyncIterator[Site]:
     """A server that runs until the end of the block."""
     config: ServerConfig = load_config(None, {}, overrides)
@@ -71,11 +80,16 @@ async def running(
         passwords = await stack.enter_async_context(Passwords())
         services = build_services(config, pool, tmp_path, passwords)
         app = build_app(services, **options)
-        runner = web.AppRunner(app, access_log_class=AccessLog, shutdown_timeout=2)
+        runner = web.AppRunner(app, shutdown_timeout=2)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
+        limits = Limits(
+            config.server.max_connections, config.server.max_connections_per_address, services.proxies
+        )
+        listener = socket.create_server(("127.0.0.1", 0))
+        await Listening(
+            runner, listener, limits, patience or Patience(), ssl_context=tls, access_log_class=AccessLog
+        ).start()
         port = runner.addresses[0][1]
         base = f"http://127.0.0.1:{port}{config.server.base_path}"
         clients = await stack.enter_async_context(AsyncExitStack())

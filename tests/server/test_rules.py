@@ -130,6 +130,7 @@ def test_addresses_are_what_people_can_open() -> None:
 
 def test_a_certificate_that_is_none_is_a_configuration_error(tmp_path: Path) -> None:
     (tmp_path / "c").write_text("no certificate")
+    (tmp_path / "c").chmod(0o600)
     assert tls_context(Server()) is None
     with pytest.raises(ConfigError, match=r"server\.tls_cert_file"):
         tls_context(Server(tls_cert_file=tmp_path / "c", tls_key_file=tmp_path / "c"))

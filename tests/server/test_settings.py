@@ -15,6 +15,7 @@ from server.settings import ConfigError, load_config, secret_text
 def write(tmp_path: Path, text: str) -> Path:
     file = tmp_path / "config.yaml"
     file.write_text(text)
+    file.chmod(0o600)
     return file
 
 
@@ -159,6 +160,7 @@ def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
 
 def test_every_secret_can_be_given_as_a_file_and_is_never_printed(tmp_path: Path) -> None:
     (tmp_path / "s").write_text("hush\n")
+    (tmp_path / "s").chmod(0o600)
     path = tmp_path / "s"
     file = write(
         tmp_path,
