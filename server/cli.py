@@ -23,6 +23,7 @@ from server.control import ControlError, NoServer, call
 from server.data_lock import HeldElsewhere
 from server.doctor import examine
 from server.launching import check, serve_until_told
+from server.model_keys import settled_config
 from server.pool_settings import to_pool_config
 from server.process_tables import process_tables
 from server.settings import ConfigError, load_config
@@ -89,6 +90,10 @@ def serve(config: Path | None, data: Path, host: str | None, port: int | None, o
     """Run the server in the foreground."""
     given = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
     with _exit_codes():
+        settled = settled_config(os.environ)
+        if settled is not None:
+            serve_until_told(Site(settled, data.absolute()), settled=True)
+            return
         site = _site(config, data, {"server": given} if given else None)
         if only_check:
             check(site)

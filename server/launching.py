@@ -22,7 +22,7 @@ from server.config import ServerConfig
 from server.data_lock import DataLock
 from server.listening import tls_context
 from server.logs import logging_to, standard_error
-from server.model_keys import move_keys
+from server.model_keys import SETTLE, SETTLED, hand_on, move_keys, new_memory
 from server.pool_settings import to_pool_config
 from server.rules import check_platform, check_single_user
 from server.serving import Ending, Server, Serving, default_check_command
@@ -35,10 +35,18 @@ INHERITED = "CLAUDE_POOL_INHERITED"
 
 
 def check(site: Site) -> None:
-    """Prove configuration, imports and migrations without touching what runs. Raises ``ConfigError``."""
+    """Prove configuration, imports and migrations without touching what runs. Raises ``ConfigError``.
+
+    For a server that is about to reload it settles the configuration too, so that a model credential
+    in it never comes into that server's memory.
+    """
     _check_configuration(site)
     with tempfile.TemporaryDirectory(prefix="cp-check-") as directory:
         asyncio.run(_try_migrations(Path(directory)))
+    settle = os.environ.get(SETTLE)
+    if settle is not None:
+        move_keys(site.config, site.data_dir, os.environ)
+        hand_on(site.config, int(settle))
 
 
 def _check_configuration(site: Site) -> None:
@@ -58,17 +66,21 @@ async def _try_migrations(directory: Path) -> None:
     await store.aclose()
 
 
-def serve_until_told(site: Site) -> None:
+def serve_until_told(site: Site, *, settled: bool = False) -> None:
     """Serve; returns when the server has ended gracefully, and not at all on a reload.
 
+    ``settled``: the image before this one has written the gateway's files.
     Raises ``ConfigError``, ``HeldElsewhere``, a ``PoolError`` or an ``OSError``.
     """
     _check_configuration(site)
     site.data_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
     inherited = json.loads(os.environ.pop(INHERITED, "{}"))
     lock = DataLock(site.data_dir, inherited=inherited.get("lock"))
-    environment = move_keys(site.config, site.data_dir, os.environ)
+    environment = None if settled else move_keys(site.config, site.data_dir, os.environ)
     if environment is not None:
+        descriptor = new_memory()
+        hand_on(site.config, descriptor)
+        environment[SETTLED] = str(descriptor)
         _execute_anew(environment, lock, inherited.get("listen"))
     _raise_file_limit()
     with logging_to(standard_error(), site.config.logging):
@@ -84,7 +96,10 @@ def serve_until_told(site: Site) -> None:
         )
         ending = asyncio.run(server.run())
     if ending is Ending.RELOAD:
-        _execute_anew(dict(os.environ), lock, server.listen_fd)
+        environment = dict(os.environ)
+        if server.settled_fd is not None:
+            environment[SETTLED] = str(server.settled_fd)
+        _execute_anew(environment, lock, server.listen_fd)
     lock.release()
 
 

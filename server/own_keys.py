@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from pool.errors import BadRequest, Conflict, NotFound
 from server.gateway.own_keys import OwnKeys
-from server.gateway.settings import GatewayConfigError, is_credential, read_gateway_config
+from server.gateway.settings import GatewayConfigError, is_credential, read_shown_providers
 
 _T = TypeVar("_T")
 
@@ -54,8 +54,7 @@ class OwnModelKeys:
         await self._do(lambda: self._keys.remove(user_id))
 
     def _open_providers(self) -> list[str]:
-        providers = read_gateway_config(self._data_dir).providers
-        return [name for name, provider in providers.items() if provider.own_keys]
+        return [name for name, one in read_shown_providers(self._data_dir).items() if one.own_keys]
 
     async def _do(self, work: Callable[[], _T]) -> _T:
         async with self._turn:

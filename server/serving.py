@@ -35,6 +35,7 @@ from server.control import ControlSocket
 from server.door import Pool
 from server.listening import address_of, bind, link_address, tls_context
 from server.logs import AccessLog
+from server.model_keys import SETTLE, new_memory
 from server.operations import Operations
 from server.pool_settings import keys_not_in_effect, to_pool_config
 from server.rules import isolation_check
@@ -97,7 +98,7 @@ class Serving:
 
 
 class Server:
-    """One run. ``listen_fd`` after a reload is the socket for the next image."""
+    """One run. After a reload the next image gets ``listen_fd``, its socket, and its configuration."""
 
     def __init__(self, serving: Serving) -> None:
         self._given = serving
@@ -106,6 +107,7 @@ class Server:
         self._generation = uuid.uuid4().hex
         self._notifier = Notifier(serving.environ)
         self.listen_fd: int | None = None
+        self.settled_fd: int | None = None
 
     async def run(self) -> Ending:
         """Serve until told to end.
@@ -255,6 +257,15 @@ class Server:
 
     async def _check_next_image(self) -> None:
         """Raises ``Conflict`` when what is installed and configured now could not serve."""
+        descriptor = new_memory()
+        try:
+            await self._checked(descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self.settled_fd = descriptor
+
+    async def _checked(self, descriptor: int) -> None:
         result = await asyncio.to_thread(
             subprocess.run,
             list(self._given.check_command),
@@ -262,6 +273,8 @@ class Server:
             text=True,
             stdin=subprocess.DEVNULL,
             timeout=_CHECK_SECONDS,
+            pass_fds=[descriptor],
+            env={**os.environ, SETTLE: str(descriptor)},
             check=False,
         )
         if result.returncode != 0:

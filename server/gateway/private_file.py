@@ -30,6 +30,23 @@ def write_private_json(path: Path, value: Any) -> None:
         raise
 
 
+def check_private_file(path: Path) -> None:
+    """Raises ``PrivateFileError`` for a file that ``read_private_json`` would refuse, without reading it."""
+    try:
+        _check(path.lstat(), path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise PrivateFileError(f"{path} cannot be looked at ({error.strerror}).") from error
+
+
+def _check(status: os.stat_result, path: Path) -> None:
+    if status.st_uid != os.geteuid():
+        raise PrivateFileError(f"{path} belongs to uid {status.st_uid}: chown it to {os.geteuid()}.")
+    if not stat.S_ISREG(status.st_mode) or status.st_mode & 0o077:
+        raise PrivateFileError(f"{path} can be read by others: chmod it to 600 and change the keys in it.")
+
+
 def read_private_json(path: Path) -> Any:
     """What is in ``path``, None if there is no such file. Raises ``PrivateFileError``."""
     try:
@@ -39,13 +56,7 @@ def read_private_json(path: Path) -> Any:
     except OSError as error:
         raise PrivateFileError(f"{path} cannot be opened ({error.strerror}).") from error
     with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
-        if status.st_uid != os.geteuid():
-            raise PrivateFileError(f"{path} belongs to uid {status.st_uid}: chown it to {os.geteuid()}.")
-        if not stat.S_ISREG(status.st_mode) or status.st_mode & 0o077:
-            raise PrivateFileError(
-                f"{path} can be read by others: chmod it to 600 and change the keys in it."
-            )
+        _check(os.fstat(file.fileno()), path)
         try:
             return json.loads(file.read())
         except ValueError as error:

@@ -23,7 +23,12 @@ from pydantic import (
 )
 
 from server.gateway.prices import SORTS
-from server.gateway.private_file import PrivateFileError, read_private_json, write_private_json
+from server.gateway.private_file import (
+    PrivateFileError,
+    check_private_file,
+    read_private_json,
+    write_private_json,
+)
 
 ANTHROPIC_URL = "https://api.anthropic.com"
 DEMO_PROVIDER = "demo"
@@ -157,6 +162,11 @@ def write_gateway_config(data_dir: Path, providers: Mapping[str, Provider | Mapp
     settings = _validated({"providers": {name: _plain(provider) for name, provider in providers.items()}})
     plain = {"providers": {name: _plain(provider) for name, provider in settings.providers.items()}}
     write_private_json(config_path(data_dir), plain)
+    shown = {
+        name: ShownProvider.model_validate(provider.model_dump(include=set(ShownProvider.model_fields)))
+        for name, provider in settings.providers.items()
+    }
+    write_private_json(shown_path(data_dir), {name: one.model_dump() for name, one in shown.items()})
 
 
 def read_gateway_config(data_dir: Path) -> GatewaySettings:
@@ -174,6 +184,34 @@ def read_gateway_config(data_dir: Path) -> GatewaySettings:
         raise GatewayConfigError(f"{path}: {error}") from error
 
 
+def shown_path(data_dir: Path) -> Path:
+    """Where that lies of the configuration which is no secret."""
+    return data_dir / "gateway" / "providers.json"
+
+
+class ShownProvider(BaseModel):
+    """What the server may know of a provider."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: str
+    default: bool = False
+    own_keys: bool = False
+
+
+def read_shown_providers(data_dir: Path) -> dict[str, ShownProvider]:
+    """The providers without their credentials, which are not read and so never in the reader's memory.
+
+    Raises ``GatewayConfigError`` when they cannot be used.
+    """
+    try:
+        check_private_file(config_path(data_dir))
+        raw = read_private_json(shown_path(data_dir))
+        return {name: ShownProvider.model_validate(one) for name, one in (raw or {}).items()}
+    except (PrivateFileError, ValidationError, AttributeError) as error:
+        raise GatewayConfigError(str(error)) from error
+
+
 def describe(data_dir: Path) -> dict[str, Any]:
     """Which model answers, without secrets: ``{"provider", "kind", "demo"}``.
 
@@ -181,10 +219,12 @@ def describe(data_dir: Path) -> dict[str, Any]:
     None and ``error`` says why.
     """
     try:
-        name, provider = read_gateway_config(data_dir).default()
+        providers = read_shown_providers(data_dir)
     except GatewayConfigError as error:
         return {"provider": None, "kind": None, "demo": False, "error": str(error)}
-    return {"provider": name, "kind": provider.kind, "demo": provider.kind == "demo"}
+    chosen = [name for name, one in providers.items() if one.default] or list(providers) or [DEMO_PROVIDER]
+    kind = providers[chosen[0]].kind if providers else DEMO_PROVIDER
+    return {"provider": chosen[0], "kind": kind, "demo": kind == DEMO_PROVIDER}
 
 
 def _validated(raw: object) -> GatewaySettings:

@@ -12,7 +12,8 @@ from server.config import Server
 from server.data_lock import DataLock, HeldElsewhere
 from server.gateway.settings import describe, read_gateway_config
 from server.listening import address_of, bind, link_address, tls_context
-from server.model_keys import MOVED, move_keys
+from server.model_keys import PLACEHOLDER, SETTLED, hand_on, move_keys, new_memory, settled_config
+from server.pool_settings import quota_book
 from server.rules import check_platform, check_single_user, isolation_check
 from server.settings import ConfigError, load_config
 
@@ -72,10 +73,10 @@ def test_one_user_needs_no_walls() -> None:
 def test_a_key_in_the_environment_goes_to_the_gateways_file(tmp_path: Path) -> None:
     environ = {"ANTHROPIC_API_KEY": "sk-1", "HOME": "/x"}
     rest = move_keys(load_config(None, environ), tmp_path, environ)
-    assert rest == {"HOME": "/x", MOVED: "anthropic"}
+    assert rest == {"HOME": "/x", "ANTHROPIC_API_KEY": PLACEHOLDER}
     assert describe(tmp_path) == {"provider": "anthropic", "kind": "anthropic", "demo": False}
-    # The next image knows nothing of the key, and leaves it where it is.
-    assert move_keys(load_config(None, rest), tmp_path, rest) is None
+    # After a reload nobody but the gateway's file knows the key; who has read it executes itself anew.
+    assert move_keys(load_config(None, rest), tmp_path, rest) == rest
     key = read_gateway_config(tmp_path).providers["anthropic"].api_key
     assert key is not None
     assert key.get_secret_value() == "sk-1"
@@ -86,11 +87,57 @@ def test_providers_of_the_file_and_of_the_environment_come_together(tmp_path: Pa
     file.write_text("providers: {mine: {kind: gateway, base_url: 'http://up.test'}}")
     environ = {"CLAUDE_POOL__PROVIDERS__MINE__AUTH_TOKEN": "t-1", "ANTHROPIC_API_KEY": "sk-unused"}
     rest = move_keys(load_config(file, environ), tmp_path, environ)
-    assert rest == {MOVED: "mine"}
-    assert move_keys(load_config(file, rest), tmp_path, rest) is None
+    assert rest == {
+        "CLAUDE_POOL__PROVIDERS__MINE__AUTH_TOKEN": PLACEHOLDER,
+        "ANTHROPIC_API_KEY": PLACEHOLDER,
+    }
+    assert move_keys(load_config(file, rest), tmp_path, rest) == rest
     token = read_gateway_config(tmp_path).providers["mine"].auth_token
     assert token is not None
     assert token.get_secret_value() == "t-1"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "cleaned"),
+    [
+        ("HOUSE", "sk-canary-1", PLACEHOLDER),
+        ("HOUSE", "Bearer sk-canary-1", f"Bearer {PLACEHOLDER}"),
+        ("OTHER", '{"key": "sk-canary-1"}', f'{{"key": "{PLACEHOLDER}"}}'),
+        ("PATH", "/bin", "/bin"),
+    ],
+)
+def test_a_variable_of_any_name_loses_the_key(
+    tmp_path: Path, variable: str, value: str, cleaned: str
+) -> None:
+    given = config(providers={"x": {"kind": "anthropic", "api_key": "sk-canary-1"}})
+    rest = move_keys(given, tmp_path, {variable: value})
+    assert rest == {variable: cleaned}
+
+
+def test_a_key_that_is_gone_is_asked_for_again(tmp_path: Path) -> None:
+    given = config(providers={"x": {"kind": "anthropic", "api_key": PLACEHOLDER}})
+    with pytest.raises(ConfigError, match=r"providers\.x\.api_key .*again"):
+        move_keys(given, tmp_path, {})
+
+
+def test_the_configuration_is_handed_on_whole_but_for_the_keys(tmp_path: Path) -> None:
+    given = config(
+        providers={"x": {"kind": "anthropic", "api_key": "sk-canary-1", "prices": {"*": {"input": 1}}}},
+        quotas={"plans": {"p": {"max_sessions": 3}}, "users": {"a": "p", "b": {"max_sessions": None}}},
+        auth={"jwt": {"secret": "s" * 40}},
+        cli={"path": "/opt/claude"},
+    )
+    descriptor = new_memory()
+    hand_on(given, descriptor)
+    environ = {SETTLED: str(descriptor)}
+    taken = settled_config(environ)
+    assert taken is not None
+    assert environ == {}
+    assert taken.providers["x"].api_key is None
+    assert taken.providers["x"].prices == given.providers["x"].prices
+    assert taken.model_copy(update={"providers": {}}) == given.model_copy(update={"providers": {}})
+    assert quota_book(taken.quotas) == quota_book(given.quotas)
+    assert settled_config({}) is None
 
 
 def test_without_any_provider_the_demo_model_answers_again(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from server.gateway import GatewayConfigError, Provider, describe, write_gateway_config
 from server.gateway.configuration import LiveConfiguration
-from server.gateway.settings import GatewaySettings, config_path, read_gateway_config
+from server.gateway.settings import GatewaySettings, config_path, read_gateway_config, shown_path
 from tests.server.gateway.harness import KEY
 
 ANTHROPIC = {"kind": "anthropic", "api_key": KEY}
@@ -40,7 +40,7 @@ def test_the_file_is_ours_alone_and_nothing_is_left_beside_it(tmp_path: Path) ->
     write_gateway_config(tmp_path, {"work": ANTHROPIC})
     write_gateway_config(tmp_path, {})
     directory = tmp_path / "gateway"
-    assert [path.name for path in directory.iterdir()] == ["config.json"]
+    assert sorted(path.name for path in directory.iterdir()) == ["config.json", "providers.json"]
     assert stat.S_IMODE(config_path(tmp_path).stat().st_mode) == 0o600
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
 
@@ -54,6 +54,10 @@ def test_without_a_provider_the_demo_model_answers(tmp_path: Path) -> None:
 def test_describe_tells_no_secret(tmp_path: Path) -> None:
     write_gateway_config(tmp_path, {"work": ANTHROPIC})
     assert describe(tmp_path) == {"provider": "work", "kind": "anthropic", "demo": False}
+    assert KEY not in shown_path(tmp_path).read_text()
+    # What it tells is not read from where the key is.
+    config_path(tmp_path).write_text("no JSON")
+    assert describe(tmp_path)["provider"] == "work"
 
 
 @pytest.mark.parametrize(
