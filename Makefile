@@ -46,6 +46,7 @@ soak: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m bench
+	$(BIN)/python -m bench.death_notice
 
 demo: $(STAMP)
 	$(BIN)/python demo/pool_demo.py
