@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pool.config import Quota as Quota
     from pool.config import QuotaBook as QuotaBook
     from pool.keeper.notify import Notifier as Notifier
+    from pool.keeper.program import noted_groups as noted_groups
     from pool.launch.process_table import ProcessReport as ProcessReport
     from pool.launch.process_table import find_orphans as find_orphans
     from pool.model import Accepted as Accepted
@@ -91,6 +92,7 @@ _HOMES = {
     "current_caller": "pool.caller",
     "errors": "pool",
     "find_orphans": "pool.launch.process_table",
+    "noted_groups": "pool.keeper.program",
     "open_accounts": "pool.composition",
     "remove_user_files": "pool.composition",
     "shortened": "pool.caller",
@@ -111,6 +113,7 @@ __all__ = [
     "InstanceState",
     "Level",
     "Metric",
+    "Notifier",
     "PermissionInfo",
     "PoolConfig",
     "PooledInstance",
@@ -133,6 +136,7 @@ __all__ = [
     "compile_rules",
     "current_caller",
     "find_orphans",
+    "noted_groups",
     "open_accounts",
     "remove_user_files",
     "shortened",

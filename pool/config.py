@@ -116,6 +116,7 @@ class PoolConfig:
     quotas: QuotaBook = field(default_factory=QuotaBook)
     isolation_mode: str = "auto"
     isolation_network: str = "auto"
+    cgroup: str = "auto"
     permission_modes: tuple[str, ...] = ("default", "acceptEdits", "plan")
     allowed_commands: tuple[str, ...] = ()
     denied_commands: tuple[str, ...] = ()

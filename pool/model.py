@@ -115,14 +115,18 @@ class ExitStatus:
 
     ``signal`` is a name such as ``"SIGKILL"``; a sandbox's exit 128+n has
     been turned into it already. Both are None when the keeper died and
-    nobody collected the status.
+    nobody collected the status. ``cause`` is what the kernel ended it for,
+    where it tells: ``"out_of_memory"``.
     """
 
     code: int | None = None
     signal: str | None = None
+    cause: str | None = None
 
     def describe(self) -> str:
         """A phrase for a person: "was ended by SIGKILL", "exited with code 1"."""
+        if self.cause == "out_of_memory":
+            return "was ended because its processes took more memory than they may (out of memory)"
         if self.signal is not None:
             return f"was ended by {self.signal}"
         if self.code is not None:

@@ -271,6 +271,14 @@ class Isolation(Section):
     network: Literal["auto", "gateway_only", "outbound", "open"] = "auto"
     uid_range: Annotated[tuple[int, int], _FromJson] = (200000, 265535)
     egress_allow: Texts = []
+    cgroup: str = "auto"
+
+    @field_validator("cgroup")
+    @classmethod
+    def _group_is_a_path(cls, value: str) -> str:
+        if value not in ("auto", "off") and not Path(value).is_absolute():
+            raise ValueError("must be auto, off or an absolute path")
+        return value
 
     @field_validator("uid_range")
     @classmethod

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from pool import ClaudeInstancePool, PoolConfig, find_orphans, open_accounts
+from pool import ClaudeInstancePool, PoolConfig, find_orphans, noted_groups, open_accounts
 from pool.errors import PoolError
 from server.config import ServerConfig
 from server.control import ControlError, NoServer, call
@@ -44,7 +44,7 @@ def examine(config: ServerConfig, pool_config: PoolConfig) -> Iterator[Finding]:
     yield _sandbox(pool_config)
     yield _uid_mapping()
     yield _user_namespaces()
-    yield _cgroup()
+    yield _cgroup(pool_config.data_dir)
     yield _files()
     yield _processes()
     yield _inotify()
@@ -132,15 +132,20 @@ def _user_namespaces() -> Finding:
     return Finding("user namespaces", True, f"at most {limit}")
 
 
-def _cgroup() -> Finding:
-    if not Path("/sys/fs/cgroup/cgroup.controllers").exists():
-        return Finding("cgroup", False, "no cgroup v2", "boot with cgroup v2", is_fatal=False)
-    own = Path("/proc/self/cgroup").read_text().strip().rpartition("::")[2].lstrip("/")
-    if not os.access(Path("/sys/fs/cgroup", own), os.W_OK):
-        return Finding(
-            "cgroup", False, "v2, not delegated", "run under systemd with Delegate=yes", is_fatal=False
-        )
-    return Finding("cgroup", True, "v2, delegated")
+def _cgroup(data_dir: Path) -> Finding:
+    """What the keeper has, which is asked and not guessed: this command is in another group."""
+    noted = noted_groups(data_dir)
+    remedy = "run the keeper under systemd with Delegate=yes, or set isolation.cgroup"
+    if noted is None:
+        return Finding("cgroup", False, "not known before the first start", remedy, is_fatal=False)
+    root, controllers = noted
+    if root is None:
+        told = "none is delegated: a look at /proc every two seconds holds the limits of memory"
+        return Finding("cgroup", False, told, remedy, is_fatal=False)
+    if "memory" not in controllers:
+        told = f"{root}, without the memory controller: a look at /proc holds its limits"
+        return Finding("cgroup", False, told, "boot with cgroup v2 only", is_fatal=False)
+    return Finding("cgroup", True, f"{root}: the kernel holds {' and '.join(controllers)}")
 
 
 def _files() -> Finding:

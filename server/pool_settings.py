@@ -56,6 +56,7 @@ def to_pool_config(config: ServerConfig, data_dir: Path, environ: Mapping[str, s
         quotas=quota_book(config.quotas),
         isolation_mode=config.isolation.mode,
         isolation_network=config.isolation.network,
+        cgroup=config.isolation.cgroup,
         permission_modes=tuple(config.security.permission_modes),
         allowed_commands=tool_rules["allowed_commands"],
         denied_commands=tool_rules["denied_commands"],

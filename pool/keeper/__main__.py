@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pool.keeper import wire
+from pool.keeper.cgroup import AUTO
 from pool.keeper.log import Log
 from pool.keeper.program import HeldElsewhere, Program, Settings, take_lock
 from pool.keeper.takeover import check, log_path, take_over
@@ -48,6 +49,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         default=wire.VERSION_MAX,
         help="the highest version of the protocol to speak",
     )
+    parser.add_argument(
+        "--cgroup",
+        default=AUTO,
+        help="control groups: auto (the keeper's own if it was delegated), off, or a directory",
+    )
     parser.add_argument(STATE_OPTION, type=int, dest="state_fd", help="take over from the image before")
     parser.add_argument(CHECK_OPTION, action="store_true", help="only try whether that would work")
     return parser.parse_args(arguments)
@@ -62,6 +68,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         segment_bytes=options.segment,
         gateway_command=options.gateway_command,
         version_max=options.protocol_max,
+        cgroup=options.cgroup,
     )
 
 

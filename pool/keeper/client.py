@@ -40,8 +40,10 @@ class Sink(Protocol):
     def data_received(self, offset: int, data: bytes) -> None:
         """Output that begins at ``offset``."""
 
-    def exited(self, code: int | None, signal: str | None, stderr_tail: str) -> None:
-        """The instance is gone; after all its output. Once."""
+    def exited(
+        self, code: int | None, signal: str | None, stderr_tail: str, cause: str | None = None
+    ) -> None:
+        """The instance is gone; after all its output. Once. ``cause`` is what the kernel ended it for."""
 
     def launcher_lost(self) -> None:
         """The connection is lost; nothing follows. Once."""
@@ -296,7 +298,9 @@ class KeeperClient(asyncio.Protocol):
         elif event == "exit":
             feed = self._feeds.pop(message["handle"], None)
             if feed is not None:
-                feed.sink.exited(message["code"], message["signal"], message["stderr_tail"])
+                feed.sink.exited(
+                    message["code"], message["signal"], message["stderr_tail"], message.get("cause")
+                )
         elif event == "fenced":
             self._fenced_by = message["epoch"]
         if self._on_event is not None:

@@ -103,9 +103,14 @@ def describe(entry: Entry) -> dict[str, Any]:
         "start_offset": entry.spool.start,
         "end_offset": entry.spool.end,
         "exited_at": None if entry.live is not None else record.exited_at,
-        "exit": None if entry.live is not None else {"code": record.code, "signal": record.signal},
+        "exit": None if entry.live is not None else _exit_of(record),
         "stderr_tail": stderr_tail(entry)[-_LISTED_STDERR_CHARACTERS:],
     }
+
+
+def _exit_of(record: Record) -> dict[str, Any]:
+    cause = {} if record.cause is None else {"cause": record.cause}
+    return {"code": record.code, "signal": record.signal, **cause}
 
 
 def _identity(record: Record) -> dict[str, Any] | None:
@@ -144,8 +149,7 @@ def exit_frame(entry: Entry) -> bytes:
             "event": "exit",
             "handle": None if stream is None else stream.handle,
             "instance": record.instance,
-            "code": record.code,
-            "signal": record.signal,
+            **_exit_of(record),
             "stderr_tail": record.stderr_tail,
         }
     )

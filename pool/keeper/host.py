@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pool.keeper import procfs
+from pool.keeper.cgroup import Groups
 from pool.keeper.entry import Askers, Call, Entry, HostError, Started, exit_frame, intent
 from pool.keeper.gateway import Gateway
 from pool.keeper.handover import Packer, State, Unpacker
@@ -51,10 +52,12 @@ class Host:
         log: Log,
         journal: Journal,
         gateway: Gateway,
+        groups: Groups,
         on_event: Callable[[dict[str, Any]], None],
     ) -> None:
         self.entries: dict[str, Entry] = {}
         self.gateway = gateway
+        self._groups = groups
         self._site = procfs.site_of(data_dir)
         self._spool_dir = data_dir / "spool"
         self._limits = limits
@@ -210,6 +213,8 @@ class Host:
         record.exited_at = time.time()
         record.code, record.signal = instance.status.code, instance.status.signal
         record.stderr_tail = instance.stderr_tail()
+        cause = self._groups.end(instance.id)
+        record.cause = cause if record.signal == "SIGKILL" else None
         self._log.write("instance_exited", instance=instance.id, code=record.code, signal=record.signal)
         entry.live = None
         self.gateway.end(instance.id)
@@ -248,16 +253,8 @@ class Host:
         if record.tmp_dir is not None:
             os.makedirs(record.tmp_dir, mode=0o700)
         env = {**request["env"], **procfs.Mark(record.instance, self._site).environment()}
-        files = {str(item["placeholder"]): item["path"] for item in request.get("open") or ()}
-        spawned = spawn(
-            record.wrapper,
-            request["argv"],
-            env,
-            request.get("cwd") or "/",
-            files,
-            str(request.get("prelude", "")),
-            request.get("network"),
-        )
+        with self._groups.born_in(record.instance, request.get("limits") or {}):
+            spawned = _spawn_wrapped(record.wrapper, request, env)
         shell = procfs.read_stat(spawned.pid)
         if shell is not None:
             record.shell = Identity(shell.pid, shell.start_ticks)
@@ -273,12 +270,14 @@ class Host:
             reaper=self._reaper,
             log=self._log,
             listener=self,
+            group=self._groups.of(entry.record.instance),
             state=state,
         )
 
     def _discard(self, entry: Entry) -> None:
         instance_id = entry.record.instance
         self.gateway.end(instance_id)
+        self._groups.end(instance_id)
         remove_tree(entry.record.tmp_dir, self._reaper, self._log)
         entry.spool.remove()
         self._records.remove(instance_id)
@@ -322,6 +321,18 @@ class Records:
             self._removed.add(instance_id)
         with suppress(OSError):
             self._journal.remove(instance_id)
+
+
+def _spawn_wrapped(wrapper: str, request: dict[str, Any], env: dict[str, str]) -> Spawned:
+    return spawn(
+        wrapper,
+        request["argv"],
+        env,
+        request.get("cwd") or "/",
+        {str(item["placeholder"]): item["path"] for item in request.get("open") or ()},
+        str(request.get("prelude", "")),
+        request.get("network"),
+    )
 
 
 def remove_tree(directory: str | None, reaper: Reaper, log: Log) -> None:

@@ -15,6 +15,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from pool.keeper import procfs
+from pool.keeper.cgroup import Group
 from pool.keeper.handover import Packer, State, Unpacker
 from pool.keeper.helper_watch import HelperWatch
 from pool.keeper.intake import Done, Intake
@@ -127,6 +128,7 @@ class Instance:
         reaper: Reaper,
         log: Log,
         listener: InstanceListener,
+        group: Group | None = None,
         state: State | None = None,
     ) -> None:
         self.id = mark.instance
@@ -142,7 +144,7 @@ class Instance:
         self._helper_watch = HelperWatch(loop, self._network_lost)
         self._sweep_timer: Timer | None = None
         self._sweep_delay = _SWEEP_SECONDS
-        self._tree = Tree(mark, reaper, None if state else procfs.ProcessRef.open(spawned.pid))
+        self._tree = Tree(mark, reaper, None if state else procfs.ProcessRef.open(spawned.pid), group)
         self.intake = Intake(loop, spawned.stdin)
         self._stderr = StderrTail(loop, spawned.stderr)
         self._output = OutputPipe(

@@ -27,7 +27,7 @@ class Record:
     """One instance. ``exited_at`` is None while it lives, as far as the keeper knew.
 
     ``code`` and ``signal`` are both None for an instance whose exit status
-    nobody collected. Times are seconds since 1970, for people.
+    nobody collected. ``cause`` is what the kernel ended it for. Times are seconds since 1970, for people.
     """
 
     instance: str
@@ -43,6 +43,7 @@ class Record:
     code: int | None = None
     signal: str | None = None
     stderr_tail: str = ""
+    cause: str | None = None
 
     @classmethod
     def from_dict(cls, body: dict[str, Any]) -> Record:

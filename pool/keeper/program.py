@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import signal
 import socket
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pool.keeper import procfs, wire
+from pool.keeper.cgroup import AUTO, Groups
 from pool.keeper.code_version import code_version
 from pool.keeper.entry import Call, HostError
 from pool.keeper.gateway import Gateway
@@ -53,6 +55,7 @@ class Settings:
     segment_bytes: int
     gateway_command: Sequence[str] | None
     version_max: int = wire.VERSION_MAX
+    cgroup: str = AUTO
 
 
 class Program:
@@ -80,6 +83,7 @@ class Program:
             log=log,
             on_state=self._gateway_state,
         )
+        self._groups = Groups.find(settings.cgroup, procfs.site_of(settings.data_dir))
         limits = Limits(settings.spool_max_bytes, settings.segment_bytes)
         self._host = Host(
             settings.data_dir,
@@ -89,6 +93,7 @@ class Program:
             log=log,
             journal=self._journal,
             gateway=gateway,
+            groups=self._groups,
             on_event=self._event,
         )
         self._lease = Lease(self._loop, settings.lease_seconds, self._lease_expired)
@@ -112,6 +117,8 @@ class Program:
         check_private(self._settings.runtime_dir)
         raise_file_limit()
         become_subreaper()
+        controllers = self._groups.enable()
+        self._groups.end_leftovers()
         for record in reconcile(self._journal, procfs.site_of(data_dir), self._log):
             self._host.remember(record)
         self._heed_signals()
@@ -120,7 +127,8 @@ class Program:
         self._server.open()
         note_runtime_dir(data_dir, self._settings.runtime_dir)
         self._say_ready()
-        self._log.write("keeper_listens", runtime=str(self._settings.runtime_dir))
+        note_groups(data_dir, self._groups.root, controllers)
+        self._log.write("keeper_listens", runtime=str(self._settings.runtime_dir), groups=self._groups.root)
 
     def restore(self, unpacker: Unpacker) -> Call:
         """Take over what the image before held; who is to be told. Raises ``HandoverError`` and others.
@@ -154,6 +162,7 @@ class Program:
         self._log.write("keeper_left", code=self._exit_code)
         self._log.close()
         self._loop.close()
+        self._groups.close()
         for directory in (self._settings.runtime_dir / "i", self._settings.runtime_dir):
             # another keeper may be on its way, or something of an instance is left
             with suppress(OSError):
@@ -251,6 +260,22 @@ def note_runtime_dir(data_dir: Path, runtime_dir: Path) -> None:
     """Write down where the keeper of ``data_dir`` listens, for a server that would look elsewhere."""
     with suppress(OSError):
         (data_dir / "keeper" / "runtime").write_text(str(runtime_dir))
+
+
+def note_groups(data_dir: Path, root: Path | None, controllers: Sequence[str]) -> None:
+    """Write down which control groups the keeper has, for ``noted_groups``."""
+    with suppress(OSError):
+        body = {"root": None if root is None else str(root), "controllers": list(controllers)}
+        (data_dir / "keeper" / "groups").write_text(json.dumps(body))
+
+
+def noted_groups(data_dir: Path) -> tuple[str | None, Sequence[str]] | None:
+    """(directory, controllers) of the keeper that was started last; None when none is known."""
+    try:
+        noted = json.loads((data_dir / "keeper" / "groups").read_bytes())
+        return noted["root"], noted["controllers"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def noted_runtime_dir(data_dir: Path) -> Path | None:

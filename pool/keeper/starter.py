@@ -33,6 +33,7 @@ class KeeperCommand:
     spool_max_bytes: int
     segment_bytes: int
     gateway: Sequence[str] | None
+    cgroup: str = "auto"
 
     def argv(self) -> list[str]:
         """The whole command line."""
@@ -42,6 +43,7 @@ class KeeperCommand:
             *("--data", str(self.data_dir), "--runtime", str(self.runtime_dir)),
             *("--lease", str(self.lease_seconds)),
             *("--spool-max", str(self.spool_max_bytes), "--segment", str(self.segment_bytes)),
+            *("--cgroup", self.cgroup),
             *gateway,
             "--detach",
         ]

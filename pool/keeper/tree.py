@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 
 from pool.keeper import procfs
+from pool.keeper.cgroup import Group
 from pool.keeper.handover import Packer, State, Unpacker
 from pool.keeper.reaper import Reaper
 from pool.keeper.shim import CLEAN_EXITS as CLEAN_SHIM_EXITS
@@ -21,10 +22,17 @@ class Tree:
     descends from the shim or carries the instance's mark.
     """
 
-    def __init__(self, mark: procfs.Mark, reaper: Reaper, wrapper: procfs.ProcessRef | None) -> None:
+    def __init__(
+        self,
+        mark: procfs.Mark,
+        reaper: Reaper,
+        wrapper: procfs.ProcessRef | None,
+        group: Group | None = None,
+    ) -> None:
         self._mark = mark
         self._reaper = reaper
         self._wrapper = wrapper
+        self._group = group
         self.init: procfs.ProcessRef | None = None
         self.cli: procfs.ProcessRef | None = None
         self.helper: procfs.ProcessRef | None = None
@@ -60,6 +68,9 @@ class Tree:
 
         The shim goes last in any case: while it lives, orphans stay below it.
         """
+        if self._group is not None and with_wrapper:
+            # at once, whatever it forks meanwhile; the wrapper had its time to tell how the CLI ended
+            self._group.kill()
         survivors: list[procfs.Stat] = []
         if self.init is not None:
             self.init.signal(signal.SIGKILL)
@@ -79,7 +90,7 @@ class Tree:
 
     def is_gone(self) -> bool:
         """Is nothing left?"""
-        if not self.is_reaped:
+        if not self.is_reaped or (self._group is not None and not self._group.is_empty):
             return False
         if self.init is not None:
             return self.init.is_dead and (self.helper is None or self.helper.is_dead)

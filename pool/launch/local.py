@@ -222,6 +222,7 @@ class LocalLauncher(Launcher):
             spool_max_bytes=config.spool_max_bytes,
             segment_bytes=config.spool_segment_bytes,
             gateway=config.gateway_command or None,
+            cgroup=config.cgroup,
         )
         try:
             await start_keeper(command, self._environment)

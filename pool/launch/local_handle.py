@@ -34,11 +34,13 @@ class Feed:
         if not self.is_muted:
             self._sink.data_received(offset, data)
 
-    def exited(self, code: int | None, signal: str | None, stderr_tail: str) -> None:
+    def exited(
+        self, code: int | None, signal: str | None, stderr_tail: str, cause: str | None = None
+    ) -> None:
         """See ``InstanceSink``."""
         self.has_exited = True
         if not self.is_muted:
-            self._sink.exited(ExitStatus(code, signal), stderr_tail)
+            self._sink.exited(ExitStatus(code, signal, cause), stderr_tail)
 
     def launcher_lost(self) -> None:
         """See ``InstanceSink``."""
@@ -137,7 +139,7 @@ def listing_of(facts: Mapping[str, Any]) -> InstanceListing:
         instance_id=InstanceId(facts["instance"]),
         identity=identity_of(facts),
         end_offset=facts["end_offset"],
-        exit_status=None if ended is None else ExitStatus(ended["code"], ended["signal"]),
+        exit_status=None if ended is None else ExitStatus(ended["code"], ended["signal"], ended.get("cause")),
         exited_at=facts["exited_at"],
         stderr_tail=facts["stderr_tail"],
     )

@@ -55,6 +55,7 @@ class LocalRequests:
             "instance": spec.instance_id,
             "isolation": self._isolation.label(network),
             "labels": dict(spec.labels),
+            "limits": self._group_limits(spec),
             **fill(spec, cli, prefixes, model_dir),
         }
 
@@ -104,6 +105,11 @@ class LocalRequests:
                 details={"step": "network"},
             )
         return found.settings
+
+    def _group_limits(self, spec: LaunchSpec) -> dict[str, int | None]:
+        """What the instance's control group is to hold, where there are groups."""
+        quota = self._config.quotas.for_user(spec.key.user_id)
+        return {"memory_bytes": quota.memory_bytes, "processes": quota.max_processes}
 
     def _limits(self, spec: LaunchSpec) -> sandbox.Limits:
         quota = self._config.quotas.for_user(spec.key.user_id)

@@ -100,7 +100,7 @@ def _reason(instance: Instance, status: ExitStatus) -> Reason:
     if instance.stop_reason is not None:
         return Reason("instance_stopped", f"the instance was stopped: {instance.stop_reason}")
     message = _with_last_words(f"the claude CLI {status.describe()}", instance)
-    return Reason("instance_exited", message, status.code, status.signal)
+    return Reason(status.cause or "instance_exited", message, status.code, status.signal)
 
 
 def _with_last_words(message: str, instance: Instance) -> str:

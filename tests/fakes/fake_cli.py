@@ -112,10 +112,10 @@ class FakeCli:
 
     # --- the process -------------------------------------------------------------------------
 
-    def die(self, code: int | None = None, signal: str | None = None) -> None:
+    def die(self, code: int | None = None, signal: str | None = None, cause: str | None = None) -> None:
         """The process is gone; output that was printed is still delivered before the end is told."""
         if self.is_alive:
-            self.exit_status = ExitStatus(code, signal)
+            self.exit_status = ExitStatus(code, signal, cause)
             self.has_ended.set()
             self._schedule()
 

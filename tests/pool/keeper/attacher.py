@@ -27,7 +27,9 @@ class FileSink:
         os.write(self.fd, data)
         self.offset += len(data)
 
-    def exited(self, code: int | None, signal: str | None, stderr_tail: str) -> None:
+    def exited(
+        self, code: int | None, signal: str | None, stderr_tail: str, cause: str | None = None
+    ) -> None:
         self.ended.set()
 
     def launcher_lost(self) -> None:

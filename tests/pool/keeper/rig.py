@@ -51,6 +51,7 @@ class Collector:
         self.data = bytearray()
         self.exits: list[tuple[int | None, str | None, str]] = []
         self.lost = 0
+        self.cause: str | None = None
         self.on_data: Callable[[bytes], None] | None = None
 
     def data_received(self, offset: int, data: bytes) -> None:
@@ -59,8 +60,11 @@ class Collector:
         if self.on_data is not None:
             self.on_data(data)
 
-    def exited(self, code: int | None, signal: str | None, stderr_tail: str) -> None:
+    def exited(
+        self, code: int | None, signal: str | None, stderr_tail: str, cause: str | None = None
+    ) -> None:
         self.exits.append((code, signal, stderr_tail))
+        self.cause = cause
 
     def launcher_lost(self) -> None:
         self.lost += 1

@@ -153,10 +153,13 @@ async def test_a_ladder_goes_on_from_its_rung_and_who_asked_for_the_stop_is_answ
     client = await rig.client()
     attached, collector = await start(client, wrapper, "deaf", python(DEAF))
     await collector.line_count(1)
-    stop = asyncio.create_task(client.request("stop", instance="deaf", graces=[0.5, 1.5, 10]))
+    stop = asyncio.create_task(client.request("stop", instance="deaf", graces=[0.2, 60, 10]))
     await client.request("list")
     await upgrade(client)
     assert is_alive(attached.facts["identity"]["pid"])
+    # the rung of TERM is waited on still; a second stop hurries it on to KILL
+    assert not stop.done()
+    assert (await client.request("stop", instance="deaf", graces=[0.1, 0.1, 10]))["gone"] is True
     assert (await stop)["gone"] is True
     code, name, _ = await collector.exit()
     assert (code, name) == (None, "SIGKILL")

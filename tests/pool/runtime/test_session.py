@@ -43,6 +43,18 @@ async def test_parking_and_a_message_at_once_lose_and_double_nothing(world: Worl
     assert len(world.host.living) <= 1
 
 
+async def test_who_took_too_much_memory_reads_that(world: World) -> None:
+    world.host.prepare = manual
+    pool = await world.start()
+    screen = await follow(pool)
+    turn = await say(pool, "m1")
+    await soon(lambda: "running" in screen.turn_states(turn))
+    world.host.cli().die(signal="SIGKILL", cause="out_of_memory")
+    ending = await screen.ended(turn)
+    assert (ending["state"], ending["reason"]["code"]) == ("lost", "out_of_memory")
+    assert "out of memory" in ending["reason"]["message"]
+
+
 async def test_a_crash_in_a_turn_loses_it_and_not_the_one_behind(world: World) -> None:
     world.host.prepare = manual
     pool = await world.start()
