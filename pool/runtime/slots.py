@@ -30,6 +30,7 @@ from pool.policy.line import FairLine, ServiceRate
 Tell = Callable[[Place], None]
 
 _TELL_SECONDS = 1.0
+_TOLD_AT_ONCE = 10
 
 
 @dataclass(slots=True, eq=False)
@@ -187,7 +188,8 @@ class Slots:
             look.passes(other.key.user_id, self._user_limit(other.key.user_id))
         self._rate.waiting(now, is_anybody=bool(len(self._line)))
         if not waiter.turn.done():
-            self._tell_places(only=waiter)
+            place = self.place(waiter.key)
+            self._tell([(waiter, place)] if place is not None else [])
             self._tell_soon()
 
     def _serve(self, waiter: _Waiter, look: _Look) -> _Look:
@@ -293,13 +295,21 @@ class Slots:
             loop = asyncio.get_running_loop()
             self._teller = loop.call_later(_TELL_SECONDS, self._tell_places)
 
-    def _tell_places(self, only: _Waiter | None = None) -> None:
-        if only is None:
-            self._teller = None
-        for waiter, place in self._places():
-            is_news = waiter.told is None or replace(place, estimate_seconds=None) != replace(
-                waiter.told, estimate_seconds=None
-            )
-            if waiter.tell is not None and is_news and only in (None, waiter):
+    def _tell_places(self) -> None:
+        self._teller = None
+        self._tell([(waiter, place) for waiter, place in self._places() if _is_news(waiter, place)])
+
+    def _tell(self, news: Sequence[tuple[_Waiter, Place]]) -> None:
+        """A few in each turn of the loop: what is told is stored too, and two hundred may be in line."""
+        for waiter, place in news[:_TOLD_AT_ONCE]:
+            if waiter.tell is not None and not waiter.turn.done():
                 waiter.told = place
                 waiter.tell(place)
+        if len(news) > _TOLD_AT_ONCE:
+            asyncio.get_running_loop().call_soon(self._tell, news[_TOLD_AT_ONCE:])
+
+
+def _is_news(waiter: _Waiter, place: Place) -> bool:
+    """Is it another place than the one told last? The estimate alone is not told again."""
+    told = waiter.told
+    return told is None or replace(place, estimate_seconds=None) != replace(told, estimate_seconds=None)
