@@ -24,11 +24,13 @@ class Quota:
     max_instances: int | None = 3
     max_sessions: int | None = 100
     max_queued_turns: int | None = 20
+    max_running_turns: int | None = None
     turns_per_minute: int | None = 30
     max_processes: int | None = 256
     memory_bytes: int | None = 4294967296
     cpu_seconds_per_hour: float | None = None
     workspace_bytes: int | None = 5368709120
+    output_bytes_per_day: int | None = None
     tokens_per_day: int | None = None
     usd_per_day: float | None = None
     usd_per_month: float | None = None

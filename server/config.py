@@ -231,10 +231,12 @@ class QuotaKeys(Section):
     max_instances: Count | None = 3
     max_sessions: Count | None = 100
     max_queued_turns: Count | None = 20
+    max_running_turns: PositiveCount | None = None
     turns_per_minute: Count | None = 30
     max_processes: Count | None = 256
     memory_bytes: Bytes | None = 4294967296
     cpu_seconds_per_hour: Seconds | None = None
+    output_bytes_per_day: Bytes | None = None
     workspace_bytes: Bytes | None = 5368709120
     tokens_per_day: Count | None = None
     usd_per_day: Seconds | None = None

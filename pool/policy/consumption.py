@@ -59,26 +59,49 @@ def judge_cpu(seconds_last_hour: float, quota: Limits) -> Verdict | None:
     return Verdict(Reason("quota_exceeded", message), ends_instance=True)
 
 
-class CpuHour:
-    """The processor time of one user in the last hour, to the minute, by times that the caller gives."""
+def judge_output(bytes_last_day: float, quota: Limits) -> Verdict | None:
+    """Above ``output_bytes_per_day`` the turn is interrupted: what an instance prints is kept for long."""
+    limit = quota.output_bytes_per_day
+    if limit is None or bytes_last_day < limit:
+        return None
+    message = (
+        f"your quota output_bytes_per_day is used up: {size_text(bytes_last_day)} of {size_text(limit)}; "
+        "the turn was interrupted"
+    )
+    return Verdict(Reason("quota_exceeded", message), ends_instance=False)
+
+
+class Lately:
+    """What one user took in the last while, in slices of time, by times that the caller gives."""
 
     WINDOW_SECONDS = 3600.0
-    _MINUTE = 60.0
+    SLICE_SECONDS = 60.0
 
     def __init__(self) -> None:
-        self._minutes: deque[tuple[float, float]] = deque()
+        self._slices: deque[tuple[float, float]] = deque()
 
-    def add(self, seconds: float, now: float) -> None:
-        """``seconds`` of processor time were taken just before ``now`` (monotonic seconds)."""
-        if seconds <= 0:
+    def add(self, amount: float, now: float) -> None:
+        """So much was taken just before ``now`` (monotonic seconds)."""
+        if amount <= 0:
             return
-        begin = now - now % self._MINUTE
-        if self._minutes and self._minutes[-1][0] == begin:
-            seconds += self._minutes.pop()[1]
-        self._minutes.append((begin, seconds))
+        begin = now - now % self.SLICE_SECONDS
+        if self._slices and self._slices[-1][0] == begin:
+            amount += self._slices.pop()[1]
+        self._slices.append((begin, amount))
 
     def used(self, now: float) -> float:
-        """Seconds of processor time in the hour before ``now``."""
-        while self._minutes and now - self._minutes[0][0] >= self.WINDOW_SECONDS:
-            self._minutes.popleft()
-        return sum(seconds for _begin, seconds in self._minutes)
+        """How much in the window before ``now``."""
+        while self._slices and now - self._slices[0][0] >= self.WINDOW_SECONDS:
+            self._slices.popleft()
+        return sum(amount for _begin, amount in self._slices)
+
+
+class CpuHour(Lately):
+    """Seconds of processor time in the last hour, to the minute."""
+
+
+class OutputDay(Lately):
+    """Bytes of output in the last 24 hours, to the quarter of an hour."""
+
+    WINDOW_SECONDS = 86400.0
+    SLICE_SECONDS = 900.0

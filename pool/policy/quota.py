@@ -44,6 +44,10 @@ class Limits(Protocol):
         """Size of the user's workspace."""
 
     @property
+    def output_bytes_per_day(self) -> int | None:
+        """What the user's instances print in a day."""
+
+    @property
     def max_sessions(self) -> int | None:
         """Sessions that are not archived."""
 
@@ -65,6 +69,7 @@ class Usage:
     usd_this_month: float = 0.0
     cpu_seconds_last_hour: float = 0.0
     workspace_bytes: int = 0
+    output_bytes_last_day: int = 0
     day_ends_in_seconds: float = 86400.0
     month_ends_in_seconds: float = 86400.0 * 31
 
@@ -77,6 +82,7 @@ def check_usage(usage: Usage, quota: Limits) -> Refused | None:
         ("usd_per_month", usage.usd_this_month, quota.usd_per_month, usage.month_ends_in_seconds),
         ("cpu_seconds_per_hour", usage.cpu_seconds_last_hour, quota.cpu_seconds_per_hour, 300.0),
         ("workspace_bytes", usage.workspace_bytes, quota.workspace_bytes, 60.0),
+        ("output_bytes_per_day", usage.output_bytes_last_day, quota.output_bytes_per_day, 3600.0),
     ):
         if limit is not None and used >= limit:
             return _exceeded(name, used, limit, retry_after_seconds)
@@ -143,7 +149,7 @@ def size_text(size: float) -> str:
 
 
 def _exceeded(name: str, used: float, limit: float, retry_after_seconds: float) -> QuotaExceeded:
-    show = size_text if name.endswith("_bytes") else "{:g}".format
+    show = size_text if "_bytes" in name else "{:g}".format
     return QuotaExceeded(
         f"your quota {name} is used up: {show(used)} of {show(limit)}",
         retry_after_seconds=retry_after_seconds,

@@ -47,6 +47,8 @@ class Adoption:
         """Take over what an earlier server left of this session. ``listing`` None: the host knows nothing."""
         session = self._session
         session.turns.restore(work.turns)
+        if session.turns.current is not None:
+            session.around.running.began(session)
         session.approvals.restore(work.permissions)
         if not work.instances:
             self._wake_for_queued()

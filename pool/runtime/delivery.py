@@ -41,6 +41,9 @@ class Delivery:
         if session.turns.queued and not session.around.is_stopping:
             if session.idleness.recycle() or session.doubt.asks_first(instance):
                 return
+            if not session.around.running.may_begin(session):
+                return
+            session.around.running.began(session)
             session.turns.dispatch_first(instance.id)
             instance.machine.feed(InstanceEvent.TURN_STARTED)
             instance.turns += 1

@@ -67,6 +67,7 @@ class Instance:
         self.ordinal = ordinal
         self.started_at = started_at
         self.started_clock = started_clock
+        self.first_offset = offset
         self.turns = turns
         self.machine = InstanceMachine(instance_id, state)
         self.connection = CliConnection(epoch)

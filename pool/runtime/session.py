@@ -237,6 +237,8 @@ class Session:
         if instance is not None and busy and self.turns.open_turn is None:
             instance.machine.feed(InstanceEvent.TURN_ENDED)
         self.idleness.touch()
+        if self.turns.current is None:
+            self.around.running.ended(self)
         self.dispatch_next()
 
     # --- what the CLI tells ---------------------------------------------------------------

@@ -17,6 +17,7 @@ from pool.runtime.backlog import Backlog
 from pool.runtime.conformance.features import Features
 from pool.runtime.counting import Counters
 from pool.runtime.launches import Launches
+from pool.runtime.running import RunningTurns
 from pool.runtime.slots import Slots
 from pool.runtime.tool_policy import ToolPolicy
 from pool.store.base import Store
@@ -88,8 +89,10 @@ class Surroundings:
     features: Features = field(default_factory=Features)
     tool_policy: ToolPolicy = field(init=False)
     launches: Launches = field(init=False)
+    running: RunningTurns = field(init=False)
     cli_check: Mapping[str, Any] = field(default_factory=lambda: {"ok": True, "detail": "not checked yet"})
 
     def __post_init__(self) -> None:
         self.tool_policy = ToolPolicy(self.config)
+        self.running = RunningTurns(self.config.quotas)
         self.launches = Launches(self.clock, self.config.queue_timeout_seconds)

@@ -13,7 +13,15 @@ from collections.abc import Mapping
 
 from pool.launch.process_table import WatchedTree, watched_trees
 from pool.model import InstanceState, UserId
-from pool.policy.consumption import CpuHour, Verdict, judge_cpu, judge_memory, judge_processes
+from pool.policy.consumption import (
+    CpuHour,
+    OutputDay,
+    Verdict,
+    judge_cpu,
+    judge_memory,
+    judge_output,
+    judge_processes,
+)
 from pool.runtime.ending import end_at_once
 from pool.runtime.instance import Instance
 from pool.runtime.session import Session
@@ -33,11 +41,18 @@ class Consumption:
         self._cpu_before: dict[str, float] = {}
         self._hours: defaultdict[UserId, CpuHour] = defaultdict(CpuHour)
         self._looks_above: dict[str, int] = {}
+        self._printed_before: dict[str, int] = {}
+        self._days: defaultdict[UserId, OutputDay] = defaultdict(OutputDay)
 
     def cpu_seconds(self, user_id: UserId) -> float:
         """Processor time of all instances of a user in the last hour, as far as this server has seen it."""
         hour = self._hours.get(user_id)
         return hour.used(self._around.clock.monotonic()) if hour is not None else 0.0
+
+    def output_bytes(self, user_id: UserId) -> int:
+        """What the user's instances printed in the last 24 hours, as far as this server has seen it."""
+        day = self._days.get(user_id)
+        return int(day.used(self._around.clock.monotonic())) if day is not None else 0
 
     async def look(self) -> None:
         """Read ``/proc``, then judge every instance in one step."""
@@ -47,9 +62,11 @@ class Consumption:
         keepers = self._around.launcher.supervisor_pids()
         self.trees = await asyncio.to_thread(watched_trees, wanted, keepers) if wanted and keepers else {}
         self._count_cpu()
+        self._count_output()
         for instance in self._judged():
             tree = self.trees.get(instance.id)
             verdict = self._judge(instance, tree) if tree is not None else None
+            verdict = verdict or self._judge_output(instance)
             if verdict is not None:
                 self._carry_out(self._supervisor.sessions[instance.key], instance, verdict)
 
@@ -69,6 +86,24 @@ class Consumption:
             del self._cpu_before[gone]
         for user in [user for user, hour in self._hours.items() if not hour.used(now)]:
             del self._hours[user]
+
+    def _count_output(self) -> None:
+        now, live = self._around.clock.monotonic(), set()
+        for instance in self._supervisor.live_instances():
+            live.add(str(instance.id))
+            printed = instance.received_offset
+            # What an instance of an earlier server printed before the first look is not counted again.
+            known = self._printed_before.get(instance.id, instance.first_offset)
+            self._days[instance.key.user_id].add(printed - known, now)
+            self._printed_before[instance.id] = printed
+        for gone in self._printed_before.keys() - live:
+            del self._printed_before[gone]
+        for user in [user for user, day in self._days.items() if not day.used(now)]:
+            del self._days[user]
+
+    def _judge_output(self, instance: Instance) -> Verdict | None:
+        user = instance.key.user_id
+        return judge_output(self.output_bytes(user), self._around.config.quotas.for_user(user))
 
     def _judge(self, instance: Instance, tree: WatchedTree) -> Verdict | None:
         user = instance.key.user_id

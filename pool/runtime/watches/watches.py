@@ -82,6 +82,7 @@ class Watches:
         usage = Usage(
             workspace_bytes=self.sizes.size_of(user_id),
             cpu_seconds_last_hour=self.consumption.cpu_seconds(user_id),
+            output_bytes_last_day=self.consumption.output_bytes(user_id),
         )
         refusal = check_usage(usage, quota)
         if refusal is not None:

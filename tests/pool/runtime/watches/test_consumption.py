@@ -77,3 +77,16 @@ async def test_within_its_limits_nobody_is_disturbed(make_pool: MakePool) -> Non
     (tree,) = await eventually(lambda: list(pool._watches.consumption.trees.values()))
     assert tree.rss_bytes > 5 * MIB
     assert (await screen.ended(turn))["state"] == "succeeded"
+
+
+async def test_output_of_a_day_runs_out(make_pool: MakePool) -> None:
+    pool = await make_pool(quotas=limits(output_bytes_per_day=400_000))
+    screen, bob = await follow(pool), await follow(pool, "bob")
+    turn = await run(pool, "stream 100000 1", "m1")
+    ending = await screen.ended(turn, 60)
+    assert (ending["state"], ending["reason"]["code"]) == ("interrupted", "quota_exceeded")
+    assert "output_bytes_per_day" in ending["reason"]["message"]
+    with pytest.raises(errors.QuotaExceeded) as caught:
+        await run(pool, "hello", "m2")
+    assert caught.value.details["quota"] == "output_bytes_per_day"
+    assert (await bob.ended(await run(pool, "hello", "m1", "bob"), 20))["state"] == "succeeded"

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pool.model import InstanceState
+from pool.policy import health
 from pool.runtime import doubt
 from tests.pool.conftest import MakePool, Screen
 from tests.waiting import eventually
@@ -58,3 +59,21 @@ async def test_an_idle_instance_that_takes_too_much_memory_is_replaced(make_pool
     await eventually(lambda: not pool.instances("alice"), 20)
     turn = await pool.submit("alice", "default", "hello", message_id="m1")
     assert (await screen.ended(turn.turn_id))["state"] == "succeeded"
+
+
+@pytest.mark.parametrize("word", ["close-stdout", "freeze"])
+async def test_one_that_lives_and_says_nothing_is_ended_with_its_turn(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch, word: str
+) -> None:
+    monkeypatch.setattr(doubt, "ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr(health, "TRUST_SECONDS", 1.0)
+    pool = await make_pool()
+    screen = Screen()
+    await pool.subscribe("alice", "default", None, screen)
+    turn = await pool.submit("alice", "default", f"stream 3 !{word} !hang", message_id="m1")
+    (old,) = await eventually(lambda: [info.pid for info in pool.instances("alice") if info.pid], 20)
+    ending = await screen.ended(turn.turn_id, 30)
+    assert (ending["state"], ending["reason"]["code"]) == ("lost", "instance_wedged")
+    await eventually(lambda: not Path(f"/proc/{old}").exists(), 20)
+    again = await pool.submit("alice", "default", "hello", message_id="m2")
+    assert (await screen.ended(again.turn_id, 30))["state"] == "succeeded"
