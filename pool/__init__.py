@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pool.caller import calling as calling
     from pool.caller import current_caller as current_caller
     from pool.caller import shortened as shortened
+    from pool.composition import export_user_data as export_user_data
     from pool.composition import open_accounts as open_accounts
     from pool.composition import remove_user_files as remove_user_files
     from pool.config import PoolConfig as PoolConfig
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from pool.store.usage import Usage as Usage
     from pool.store.usage import UsageFigures as UsageFigures
     from pool.store.usage import UsageRecord as UsageRecord
+    from pool.workspace.sizes import measure_parts as measure_parts
 
 _HOMES = {
     "Accepted": "pool.model",
@@ -91,7 +93,9 @@ _HOMES = {
     "compile_rules": "pool.policy.rules.decision",
     "current_caller": "pool.caller",
     "errors": "pool",
+    "export_user_data": "pool.composition",
     "find_orphans": "pool.launch.process_table",
+    "measure_parts": "pool.workspace.sizes",
     "noted_groups": "pool.keeper.program",
     "open_accounts": "pool.composition",
     "remove_user_files": "pool.composition",
@@ -135,7 +139,9 @@ __all__ = [
     "check_name",
     "compile_rules",
     "current_caller",
+    "export_user_data",
     "find_orphans",
+    "measure_parts",
     "noted_groups",
     "open_accounts",
     "remove_user_files",

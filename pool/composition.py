@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -16,10 +17,13 @@ from pool.launch.base import Launcher
 from pool.launch.local import LocalLauncher
 from pool.launch.local_request import find_cli
 from pool.runtime.backlog import Backlog
+from pool.runtime.exporting import export
 from pool.runtime.slots import Slots
 from pool.runtime.surroundings import Surroundings
 from pool.store.accounts import Accounts
 from pool.store.audit import AuditLog
+from pool.store.database import Database
+from pool.store.personal import PersonalData
 from pool.store.sql import SqlStore
 from pool.store.usage import Usage
 from pool.workspace.workspaces import Workspaces
@@ -35,6 +39,7 @@ class Parts:
     accounts: Accounts
     usage: Usage
     audit: AuditLog
+    personal: PersonalData
 
 
 def default_max_instances() -> int:
@@ -49,9 +54,26 @@ def open_accounts(data_dir: Path, storage_url: str | None) -> tuple[SqlStore, Ac
     return store, Accounts(store.database)
 
 
-def remove_user_files(data_dir: Path, user_id: str) -> None:
-    """Remove a user's workspace, home and transcripts while no server runs. Raises ``PoolError``."""
-    Workspaces(data_dir).remove(user_id)
+def remove_user_files(data_dir: Path, user_id: str, *, keep_workspace: bool = False) -> None:
+    """Remove a user's workspace (or move it aside), home and transcripts while no server runs.
+
+    Raises ``PoolError``.
+    """
+    workspaces = Workspaces(data_dir)
+    if keep_workspace:
+        workspaces.keep_aside(user_id)
+    workspaces.remove(user_id)
+
+
+async def export_user_data(data_dir: Path, storage_url: str | None, user_id: str) -> AsyncGenerator[bytes]:
+    """``ClaudeInstancePool.export_user`` for a command, with a server running or not; reads only."""
+    database = Database(storage_url, data_dir)
+    await database.open_for_reading()
+    try:
+        async for piece in export(PersonalData(database), Workspaces(data_dir).paths(user_id)):
+            yield piece
+    finally:
+        await database.aclose()
 
 
 def compose(config: PoolConfig, *, launcher: Launcher | None = None, clock: Clock | None = None) -> Parts:
@@ -74,7 +96,9 @@ def compose(config: PoolConfig, *, launcher: Launcher | None = None, clock: Cloc
         spawn_gate=asyncio.Semaphore(config.spawn_gate),
         cli_stamp=partial(_cli_stamp, config.cli_path),
     )
-    return Parts(surroundings, accounts, Usage(store.database), AuditLog(store.database))
+    return Parts(
+        surroundings, accounts, Usage(store.database), AuditLog(store.database), PersonalData(store.database)
+    )
 
 
 def _want_outbound(workspaces: Workspaces) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -22,6 +22,7 @@ from pool.runtime.conformance.check import Conformance
 from pool.runtime.counting import counts_refusals
 from pool.runtime.dialogue import Dialogue
 from pool.runtime.evidence import Evidence
+from pool.runtime.exporting import export
 from pool.runtime.instance import Instance
 from pool.runtime.pooled import PooledInstance
 from pool.runtime.processes import HelperProcesses
@@ -53,6 +54,7 @@ class ClaudeInstancePool(Dialogue, Evidence):
         self.accounts: Accounts = parts.accounts
         self.usage: Usage = parts.usage
         self.audit: AuditLog = parts.audit
+        self._personal = parts.personal
         self._around = parts.surroundings
         self._supervisor = Supervisor(parts.surroundings)
         self._admission = TurnAdmission(parts.surroundings)
@@ -197,14 +199,16 @@ class ClaudeInstancePool(Dialogue, Evidence):
     async def forget_user(self, user_id: str, *, keep_workspace: bool = False) -> None:
         """End a user's instances, forget their sessions, remove workspace, home and transcripts.
 
+        A workspace that is kept is moved to ``<data>/kept``: who gets the name later must not find it.
         The rows are the accounts' affair. Raises ``PoolError`` when something
         cannot be removed; calling it again goes on.
         """
         await self.stop_user(user_id)
         user = self._key(user_id, DEFAULT_SESSION).user_id
         await self._supervisor.forget_user(user)
-        if not keep_workspace:
-            await asyncio.to_thread(self._around.workspaces.remove, user)
+        if keep_workspace:
+            await asyncio.to_thread(self._around.workspaces.keep_aside, user)
+        await asyncio.to_thread(self._around.workspaces.remove, user)
 
     def instances(self, user_id: str | None = None) -> list[InstanceInfo]:
         """Every instance that has not exited, with figures from ``/proc``."""
@@ -270,6 +274,10 @@ class ClaudeInstancePool(Dialogue, Evidence):
         return self._helpers.unregister(self._key(user_id, session_id), pid)
 
     # --- the rest -----------------------------------------------------------------------------
+
+    def export_user(self, user_id: str) -> AsyncGenerator[bytes]:
+        """All of a user's data as the pieces of a tar archive. Raises ``NotFound`` before the first one."""
+        return export(self._personal, self._around.workspaces.paths(user_id))
 
     def isolation(self) -> tuple[str, str, Sequence[str]]:
         """(mode in force, network in force, remedies for what is missing)."""

@@ -27,7 +27,7 @@ from server.gateway.settings import describe as describe_model
 from server.headers import add_security_headers
 from server.openapi import with_document
 from server.own_keys import OwnModelKeys
-from server.rest import account, admin, audit, model_keys, sessions, sign_in, turns, usage
+from server.rest import account, admin, audit, export, model_keys, sessions, sign_in, turns, usage
 from server.routes import Access, Route, add_routes
 from server.services import SERVICES, Services
 from server.static import WEB_DIR, static_files
@@ -45,6 +45,7 @@ API_ROUTES: list[Route] = [
     *sse.ROUTES,
     *admin.ROUTES,
     *audit.ROUTES,
+    *export.ROUTES,
     *usage.ROUTES,
     *model_keys.ROUTES,
     *connection.ROUTES,
@@ -85,24 +86,29 @@ def build_services(
         wall=wall,
     )
     own_keys = OwnModelKeys(data_dir)
+    usage_books = UsageBooks(pool.usage, data_dir, wall)
     return Services(
         config=config,
         pool=pool,
         sign_in=sign_in_service,
-        users=Users(pool.accounts, passwords, live, pool.stop_user, _forgetting(pool, own_keys)),
+        users=Users(pool.accounts, passwords, live, pool.stop_user, _forgetting(pool, own_keys, usage_books)),
         live=live,
         proxies=TrustedProxies(config.server.trusted_proxies),
         model=lambda: describe_model(data_dir),
         version=installed_version(),
-        usage=UsageBooks(pool.usage, data_dir, wall),
+        usage=usage_books,
         own_keys=own_keys,
         notes=notes or {},
     )
 
 
-def _forgetting(pool: Pool, own_keys: OwnModelKeys) -> Callable[[str, bool], Awaitable[None]]:
+def _forgetting(
+    pool: Pool, own_keys: OwnModelKeys, usage_books: UsageBooks
+) -> Callable[[str, bool], Awaitable[None]]:
     async def forget(user_id: str, keep_workspace: bool) -> None:
         await pool.forget_user(user_id, keep_workspace=keep_workspace)
+        # What the gateway has told of them so far must be in the books when their name is taken out.
+        await usage_books.take_in()
         await own_keys.forget(user_id)
 
     return forget
@@ -124,6 +130,7 @@ def build_app(services: Services, *, web_dir: Path = WEB_DIR) -> web.Application
     )
     app = web.Application(middlewares=[errors_as_json, gate], client_max_size=config.max_message_bytes)
     app[SERVICES] = services
+    app[export.UNDER_WAY] = set()
     app[health.LAG] = health.LoopLag(services.counts.loop_lag, services.counts.loop_work)
     app[health.STARTED] = time.monotonic()
     app.on_response_prepare.append(add_security_headers)

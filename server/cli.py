@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import sys
@@ -17,7 +18,7 @@ from rich.table import Table
 
 from pool.errors import PoolError
 from server import audit_commands
-from server.commands import Site, perform
+from server.commands import Site, export_user, perform
 from server.config import ServerConfig
 from server.control import ControlError, NoServer, call
 from server.data_lock import HeldElsewhere
@@ -196,6 +197,18 @@ def user_delete(site: Site, name: str, keep_workspace: bool) -> None:
     """Delete a user with sessions and files."""
     perform(site, "user_delete", {"name": name, "keep_workspace": keep_workspace})
     click.echo(f"deleted {name}")
+
+
+@user.command("export")
+@click.argument("name")
+@click.option(
+    "--to", "target", required=True, type=click.Path(path_type=Path), help="A file that is not there yet."
+)
+@_with_site
+def user_export(site: Site, name: str, target: Path) -> None:
+    """Write everything that is kept of a user into a tar archive."""
+    size = asyncio.run(export_user(site, name, target))
+    click.echo(f"exported {name}: {size} bytes")
 
 
 @user.command("password")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pool import AuditLog, calling, open_accounts, remove_user_files
+from pool import AuditLog, calling, export_user_data, open_accounts, remove_user_files
 from server.auth.live import LiveConnections
 from server.auth.passwords import Passwords
 from server.auth.sign_in import SignIn
@@ -70,8 +70,9 @@ async def _perform_here(site: Site, op: str, arguments: Mapping[str, Any]) -> An
             )
 
             async def forget(user_id: str, keep_workspace: bool) -> None:
-                if not keep_workspace:
-                    await asyncio.to_thread(remove_user_files, site.data_dir, user_id)
+                await asyncio.to_thread(
+                    remove_user_files, site.data_dir, user_id, keep_workspace=keep_workspace
+                )
                 await OwnModelKeys(site.data_dir).forget(user_id)
 
             users = Users(accounts, passwords, live, _nothing_runs, forget)
@@ -80,6 +81,24 @@ async def _perform_here(site: Site, op: str, arguments: Mapping[str, Any]) -> An
                 return await Operations(users, sign_in, None, address, audit).run(op, arguments)
     finally:
         await store.aclose()
+
+
+async def export_user(site: Site, name: str, target: Path) -> int:
+    """Write all of a user's data to ``target``, a new file of its owner's only; returns its size.
+
+    That it is exported is written down first. Raises as ``perform``, and ``FileExistsError``.
+    """
+    await asyncio.to_thread(perform, site, "user_exported", {"name": name})
+    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            pieces = export_user_data(site.data_dir, secret_text(site.config.storage.url), name)
+            async for piece in pieces:
+                await asyncio.to_thread(file.write, piece)
+            return file.tell()
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
 
 
 async def _nothing_runs(_user_id: str) -> None:

@@ -13,7 +13,14 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from pool import ClaudeInstancePool, PoolConfig, find_orphans, noted_groups, open_accounts
+from pool import (
+    ClaudeInstancePool,
+    PoolConfig,
+    find_orphans,
+    measure_parts,
+    noted_groups,
+    open_accounts,
+)
 from pool.errors import PoolError
 from server.config import ServerConfig
 from server.control import ControlError, NoServer, call
@@ -51,6 +58,7 @@ def examine(config: ServerConfig, pool_config: PoolConfig) -> Iterator[Finding]:
     yield _orphans(pool_config.data_dir)
     yield _disk(pool_config.data_dir)
     yield _database(config, pool_config.data_dir)
+    yield _sizes(pool_config.data_dir)
 
 
 def find_cli(configured: Path | None) -> Path | None:
@@ -216,6 +224,12 @@ def _database(config: ServerConfig, data_dir: Path) -> Finding:
         return Finding("database", True, "SQLite works")
     except (PoolError, OSError) as error:
         return Finding("database", False, str(error), "see storage.url in docs/configuration.md")
+
+
+def _sizes(data_dir: Path) -> Finding:
+    *_, sizes = measure_parts(data_dir)
+    shown = ", ".join(f"{name} {size // 2**20} MiB" for name, size in sizes.items())
+    return Finding("data", True, f"{shown} in {data_dir}", is_fatal=False)
 
 
 def _number(path: str) -> int | None:

@@ -6,7 +6,7 @@ of ``pool.errors``; those that are usual are named.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from pool import Accepted, InstanceInfo, Metric, PermissionInfo, ProcessReport, SessionInfo, Viewer
@@ -290,6 +290,9 @@ class Pool(Protocol):
 
     async def process_report(self) -> ProcessReport:
         """The trees of the live instances, and processes that nobody knows of."""
+
+    def export_user(self, user_id: str) -> AsyncGenerator[bytes]:
+        """All of a user's data as pieces of a tar archive. Raises ``NotFound`` before the first one."""
 
     def isolation(self) -> tuple[str, str, Sequence[str]]:
         """(mode in force, network in force, remedies for what is missing)."""

@@ -35,6 +35,7 @@ class Operations:
             "user_list": self._user_list,
             "user_disable": self._user_disable,
             "user_delete": self._user_delete,
+            "user_exported": self._user_exported,
             "user_password": self._user_password,
             "user_link": self._user_link,
             "token_create": self._token_create,
@@ -72,6 +73,12 @@ class Operations:
 
     async def _user_delete(self, arguments: Mapping[str, Any]) -> Any:
         await self._users.delete(arguments["name"], keep_workspace=bool(arguments.get("keep_workspace")))
+        return {}
+
+    async def _user_exported(self, arguments: Mapping[str, Any]) -> Any:
+        """The command reads the data itself; here it is written down that it does."""
+        account = await self._sign_in.account(arguments["name"])
+        await self._audit.tell("user.exported", user_id=account.user_id)
         return {}
 
     async def _user_password(self, arguments: Mapping[str, Any]) -> Any:

@@ -7,6 +7,7 @@ its id (jti), a sign-in link as the hash of its secret.
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,8 +21,8 @@ from pool.clock import Clock, SystemClock
 from pool.errors import BadRequest, Conflict, NotFound
 from pool.names import check_name
 from pool.store.database import Database
-from pool.store.purge import delete_in_slices
-from pool.store.tables import events, links, sessions, state, tokens, users
+from pool.store.purge import SLICE_ROWS, delete_in_slices
+from pool.store.tables import events, links, sessions, state, tokens, usage, users
 from pool.store.uids import retire_uid
 from pool.store.writer import T, Work
 
@@ -138,6 +139,7 @@ class Accounts:
             if not keep_sessions:
                 connection.execute(sa.delete(sessions).where(sessions.c.user_id == user_id))
             connection.execute(sa.delete(state).where(state.c.user_id == user_id))
+            connection.execute(sa.delete(tokens).where(tokens.c.user_id == user_id))
             retire_uid(connection, user_id, self._clock.wall())
             connection.execute(sa.delete(users).where(users.c.user_id == user_id))
 
@@ -145,7 +147,16 @@ class Accounts:
         if not keep_sessions:
             own = sa.select(sessions.c.id).where(sessions.c.user_id == user_id)
             await delete_in_slices(self._database, events, events.c.session.in_(own))
+        await self._make_nobodys(user_id)
         await self._change("user.deleted", user_id, remove, keep_sessions=keep_sessions or None)
+
+    async def _make_nobodys(self, user_id: str) -> None:
+        """What was used stays on the books without a name: the next one of this name must not see it."""
+        nobody = f"@deleted-{secrets.token_hex(4)}"
+        slice_ = sa.select(usage.c.id).where(usage.c.user_id == user_id).limit(SLICE_ROWS)
+        statement = sa.update(usage).where(usage.c.id.in_(slice_)).values(user_id=nobody, session_id="")
+        while await self._database.submit(lambda connection: connection.execute(statement).rowcount):
+            pass
 
     async def _patch_user(self, action: str, user_id: str, **columns: Any) -> None:
         statement = sa.update(users).where(users.c.user_id == user_id).values(columns)

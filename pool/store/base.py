@@ -326,9 +326,17 @@ class Store(ABC):
         Raises ``UidsExhausted``."""
 
     @abstractmethod
-    async def prune(self, before: float, turns_before: float | None = None) -> int:
-        """Delete history that ended before ``before`` (seconds since 1970), and turns with their
-        idempotency keys that ended before ``turns_before``; returns how many rows. In slices."""
+    async def prune(
+        self, before: float, turns_before: float | None = None, usage_before: float | None = None
+    ) -> int:
+        """Delete history that ended before ``before`` (seconds since 1970), turns with their
+        idempotency keys that ended before ``turns_before`` and figures of use from before
+        ``usage_before``; returns how many rows. In slices."""
+
+    @abstractmethod
+    async def resumable(self, user_id: UserId, since: float) -> set[str]:
+        """The CLI's ids of the user's conversations that somebody can go on with: of sessions that
+        are not archived, or were active after ``since``."""
 
     @abstractmethod
     async def prune_audit(self, before: float) -> int:

@@ -15,11 +15,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from pool.errors import StoreUnavailable
 from pool.store.audit_chain import AuditChain
 from pool.store.engines import create_private_file, locate, reading_engine, writing_engine
-from pool.store.migrate import migrate
+from pool.store.migrate import HEAD, migrate
 from pool.store.trouble import refusal
 from pool.store.writer import T, Work, Writer
 
 _LAST_READS_SECONDS = 10
+_VERSION = sa.table("alembic_version", sa.column("version_num"))
 
 
 class Database:
@@ -65,6 +66,25 @@ class Database:
         await writer.start()
         self._reader = reading_engine(self._location, self._busy_timeout_seconds)
         self._writer = writer
+
+    async def open_for_reading(self) -> None:
+        """Connect without a writer, beside a server that runs. Raises ``StoreUnavailable``.
+
+        Nothing is migrated: the schema must be this program's.
+        """
+        file = self._location.file
+        if file is not None and not file.exists():
+            raise StoreUnavailable("there is no database yet")
+        self._reader = reading_engine(self._location, self._busy_timeout_seconds)
+        try:
+            found = await self.fetch_value(sa.select(_VERSION.c.version_num))
+            if found != HEAD:
+                raise StoreUnavailable(
+                    f"the database has schema {found}, this program {HEAD}: start the server with it first"
+                )
+        except BaseException:
+            await self.aclose()
+            raise
 
     async def aclose(self) -> None:
         """Commit what is queued, let reads end and disconnect. Safe to call again."""

@@ -5,16 +5,26 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from pool.store.database import Database
-from pool.store.tables import OPEN_PERMISSION, OPEN_TURN, events, instances, permissions, sessions, turns
+from pool.store.tables import (
+    OPEN_PERMISSION,
+    OPEN_TURN,
+    events,
+    instances,
+    permissions,
+    sessions,
+    turns,
+    usage,
+)
 
-_SLICE_ROWS = 2000
+SLICE_ROWS = 2000
+_DAY_SECONDS = 86400
 _INSTANCES_AT_A_TIME = 200
 
 
 async def delete_in_slices(database: Database, table: sa.Table, condition: sa.ColumnElement[bool]) -> int:
     """Delete the rows that match, a slice a transaction; returns how many."""
     key = list(table.primary_key.columns)
-    slice_ = sa.select(*key).where(condition).limit(_SLICE_ROWS)
+    slice_ = sa.select(*key).where(condition).limit(SLICE_ROWS)
     statement = sa.delete(table).where(sa.tuple_(*key).in_(slice_))
     total = 0
     while deleted := await database.submit(lambda connection: connection.execute(statement).rowcount):
@@ -22,12 +32,18 @@ async def delete_in_slices(database: Database, table: sa.Table, condition: sa.Co
     return total
 
 
-async def prune(database: Database, before: float, turns_before: float | None = None) -> int:
+async def prune(
+    database: Database,
+    before: float,
+    turns_before: float | None = None,
+    usage_before: float | None = None,
+) -> int:
     """Delete history that ended before ``before`` (seconds since 1970); returns how many rows.
 
     Goes: instances that exited before with all events that were numbered by
     them, and closed approvals; ended turns with their idempotency keys, which
-    may have a limit of their own. Stays: sessions and everything that is open.
+    may have a limit of their own; figures of use from before ``usage_before``.
+    Stays: sessions and everything that is open.
     """
     old_turn = sa.and_(
         sa.text(f"NOT ({OPEN_TURN})"), turns.c.ended_at < (before if turns_before is None else turns_before)
@@ -37,7 +53,15 @@ async def prune(database: Database, before: float, turns_before: float | None = 
         await _prune_instances(database, before)
         + await delete_in_slices(database, turns, old_turn)
         + await delete_in_slices(database, permissions, old_approval)
+        + await _prune_usage(database, usage_before)
     )
+
+
+async def _prune_usage(database: Database, before: float | None) -> int:
+    if before is None:
+        return 0
+    # By whole days, which is how they are asked for.
+    return await delete_in_slices(database, usage, usage.c.day < int(before // _DAY_SECONDS))
 
 
 async def _prune_instances(database: Database, before: float) -> int:

@@ -67,6 +67,13 @@ def sessions_of(
     return statement.order_by(*order).limit(max(0, limit))
 
 
+def resumable(user_id: UserId, since: float) -> sa.Select[Any]:
+    """The CLI's ids of a user's conversations that are not put away, or were used after ``since``."""
+    return sa.select(sessions.c.cli_session, sessions.c.resume_from).where(
+        sessions.c.user_id == user_id, _NOT_ARCHIVED | (sessions.c.last_active_at >= since)
+    )
+
+
 def count_sessions(user_id: UserId) -> sa.Select[Any]:
     """The number of a user's sessions that are not archived."""
     return (

@@ -144,9 +144,16 @@ class SqlStore(Store):
             lambda connection: give_uid(connection, user_id, first, last, above, now)
         )
 
-    async def prune(self, before: float, turns_before: float | None = None) -> int:
+    async def prune(
+        self, before: float, turns_before: float | None = None, usage_before: float | None = None
+    ) -> int:
         """See ``Store.prune``."""
-        return await prune(self.database, before, turns_before)
+        return await prune(self.database, before, turns_before, usage_before)
+
+    async def resumable(self, user_id: UserId, since: float) -> set[str]:
+        """See ``Store.resumable``."""
+        rows = await self.database.fetch(queries.resumable(user_id, since))
+        return {value for row in rows for value in row.values() if value is not None}
 
     async def prune_audit(self, before: float) -> int:
         """See ``Store.prune_audit``."""

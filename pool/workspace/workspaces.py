@@ -11,9 +11,10 @@ import contextlib
 import json
 import logging
 import os
+import secrets
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import UUID
@@ -22,6 +23,7 @@ from pool.errors import PoolError
 from pool.names import check_name
 from pool.workspace.ownership import give_tree, highest_owner
 from pool.workspace.paths import open_below, refusal_of, resolve_below, user_directory
+from pool.workspace.pruning import prune_home
 from pool.workspace.templates import DESCRIPTION_FILE, Template, Templates
 from pool.workspace.trees import Usage, copy_missing, directory, measure, remove_tree
 
@@ -121,6 +123,7 @@ class Workspaces:
         self._workspaces = data_dir / "workspaces"
         self._homes = data_dir / "homes"
         self._applied = data_dir / "templates-applied"
+        self._kept = data_dir / "kept"
         self._templates = Templates(templates_dir or shipped_templates())
         # Two new users whose ids differ only in case must not both find no other.
         self._making = threading.Lock()
@@ -140,7 +143,7 @@ class Workspaces:
 
     def highest_uid(self) -> int:
         """The highest uid that has a workspace or home here, also of users that no database knows; or 0."""
-        return highest_owner(self._workspaces, self._homes)
+        return highest_owner(self._workspaces, self._homes, self._kept)
 
     def ensure(
         self,
@@ -216,6 +219,32 @@ class Workspaces:
         for usage in self.measure(user_id):
             size = usage.bytes
         return size
+
+    def homes(self) -> list[str]:
+        """The names of all who have a home here, sorted."""
+        try:
+            return sorted(os.listdir(self._homes))
+        except FileNotFoundError:
+            return []
+
+    def prune_home(
+        self, user_id: str, kept_sessions: Collection[str], changed_before: float
+    ) -> Iterator[int]:
+        """See ``pool.workspace.pruning.prune_home``. Raises ``InvalidName`` for what is no user's home."""
+        return prune_home(self.paths(user_id).home, kept_sessions, changed_before)
+
+    def keep_aside(self, user_id: str) -> Path | None:
+        """Move the workspace to ``<data>/kept``, where nobody of the same name finds it; None without one."""
+        name = check_name(user_id, "user_id")
+        target = self._kept / f"{name}-{secrets.token_hex(4)}"
+        try:
+            with self._making, directory(self._kept):
+                os.rename(self._workspaces / name, target)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise refusal_of(error) from error
+        return target
 
     def remove(self, user_id: str) -> None:
         """Remove all of the user's directories; none is fine. Nothing may live on them.

@@ -11,7 +11,7 @@ import asyncio
 import itertools
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -34,10 +34,13 @@ from pool.model import (
     UserId,
 )
 from pool.names import check_name
+from pool.runtime.exporting import export
 from pool.store.accounts import Accounts
 from pool.store.audit import AuditLog
 from pool.store.database import Database
+from pool.store.personal import PersonalData
 from pool.store.usage import Usage
+from pool.workspace.workspaces import Workspaces
 
 
 @dataclass
@@ -343,8 +346,7 @@ class FakePool:
 
     async def forget_user(self, user_id: str, *, keep_workspace: bool = False) -> None:
         await self.stop_user(user_id)
-        if not keep_workspace:
-            remove_user_files(self.data_dir, user_id)
+        remove_user_files(self.data_dir, user_id, keep_workspace=keep_workspace)
 
     async def stop_user(self, user_id: str) -> None:
         self.stopped_users.append(user_id)
@@ -371,6 +373,10 @@ class FakePool:
 
     async def process_report(self) -> ProcessReport:
         return ProcessReport({}, [])
+
+    async def export_user(self, user_id: str) -> AsyncGenerator[bytes]:
+        async for piece in export(PersonalData(self.database), Workspaces(self.data_dir).paths(user_id)):
+            yield piece
 
     def isolation(self) -> tuple[str, str, Sequence[str]]:
         return "none", "open", ["install bubblewrap"]

@@ -12,6 +12,7 @@ from pool.runtime.supervisor import Supervisor
 from pool.runtime.turn_admission import TurnAdmission
 from pool.runtime.unloading import Unloading
 from pool.runtime.watches.consumption import Consumption
+from pool.runtime.watches.data_sizes import DataSizes
 from pool.runtime.watches.disk import DiskReserve
 from pool.runtime.watches.holds import Holds
 from pool.runtime.watches.retention import Retention
@@ -19,6 +20,7 @@ from pool.runtime.watches.rounds import Rounds
 from pool.runtime.watches.sizes import WorkspaceSizes
 from pool.runtime.watches.stalls import Stalls
 from pool.runtime.watches.vitals import Vitals
+from pool.workspace.sizes import measure_parts
 
 _DISK_SECONDS = 5.0
 _SIZES_SECONDS = 1.0
@@ -26,6 +28,8 @@ _INSTANCES_SECONDS = 2.0
 _APPROVALS_SECONDS = 2.0
 _UNLOAD_SECONDS = 10.0
 _RETENTION_SECONDS = 86400.0
+_DATA_SECONDS = 3600.0
+_FIRST_DATA_SECONDS = 5.0
 _FIRST_RETENTION_SECONDS = 300.0
 
 
@@ -47,6 +51,7 @@ class Watches:
         self.holds = Holds(supervisor)
         self.retention = Retention(around)
         self.unloading = Unloading(supervisor, admission.forget)
+        self.data_sizes = DataSizes(lambda: measure_parts(around.config.data_dir))
         self._rounds = Rounds(around.tasks)
         admission.limits.append(self._refusal)
 
@@ -55,6 +60,9 @@ class Watches:
         await self.disk.look()
         self._rounds.start("disk", self.disk.look, _DISK_SECONDS, after_seconds=_DISK_SECONDS)
         self._rounds.start("workspace-sizes", self.sizes.look, _SIZES_SECONDS)
+        self._rounds.start(
+            "data-sizes", self.data_sizes.look, _DATA_SECONDS, after_seconds=_FIRST_DATA_SECONDS
+        )
         self._rounds.start("instances", self.look_at_instances, _INSTANCES_SECONDS)
         self._rounds.start("unloading", self.unloading.look, _UNLOAD_SECONDS, after_seconds=_UNLOAD_SECONDS)
         self._rounds.start("approvals", self.holds.look, _APPROVALS_SECONDS)
@@ -74,7 +82,7 @@ class Watches:
 
     def checks(self) -> dict[str, dict[str, Any]]:
         """What the health page tells of the watches."""
-        return {"disk": self.disk.check(), "turns": self.stalls.check()}
+        return {"disk": self.disk.check(), "data": self.data_sizes.check(), "turns": self.stalls.check()}
 
     def _refusal(self, user_id: UserId, quota: Quota) -> Refused | None:
         if (trouble := self.disk.refusal()) is not None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from pool.model import Cursor, InstanceState, TurnId, TurnState
+from pool.model import Cursor, InstanceState, SessionId, SessionKey, SessionState, TurnId, TurnState, UserId
 from pool.store.base import AppendEvents, PutInstance, PutPermission, PutSession, PutTurn
 from pool.store.sql import SqlStore
+from pool.store.usage import Usage, UsageRecord
 from tests.pool.store.records import ALICE, BOB, a_session, a_turn, an_approval, an_instance, entries
 
 
@@ -64,3 +65,44 @@ async def test_idempotency_keys_may_be_kept_longer_than_history(store: SqlStore)
     await store.commit([PutSession(a_session()), *turns])
     assert await store.prune(1000.0, turns_before=150.0) == 1
     assert await store.find_turn(ALICE, "m-2") is not None
+
+
+async def test_figures_of_use_go_by_whole_days(store: SqlStore) -> None:
+    usage = Usage(store.database)
+    calls = [
+        UsageRecord(
+            at=day * 86400.0 + 5,
+            seconds=1,
+            user_id="alice",
+            session_id="default",
+            instance_id="i",
+            provider="p",
+            model="m",
+            input_tokens=1,
+            output_tokens=1,
+            cache_write_tokens=0,
+            cache_read_tokens=0,
+            usd=1.0,
+            priced=True,
+            complete=True,
+        )
+        for day in (10, 11, 12)
+    ]
+    assert await usage.take_in("f", 0, 1, calls)
+    assert await store.prune(0.0, usage_before=11 * 86400.0 + 80000) == 1
+    assert [day for day, _ in await usage.grouped("day", 0, 100)] == ["11", "12"]
+
+
+async def test_a_conversation_can_be_gone_on_with_unless_it_was_put_away_long_ago(store: SqlStore) -> None:
+    def key(name: str) -> SessionKey:
+        return SessionKey(UserId("alice"), SessionId(name))
+
+    away = SessionState.ARCHIVED
+    records = [
+        a_session(key("old"), cli_session="c1", last_active_at=1.0, resume_from="c0"),
+        a_session(key("away"), cli_session="c2", last_active_at=1.0, state=away),
+        a_session(key("lately"), cli_session="c3", last_active_at=500.0, state=away),
+        a_session(BOB, cli_session="c4"),
+    ]
+    await store.commit([PutSession(record) for record in records])
+    assert await store.resumable(UserId("alice"), 100.0) == {"c0", "c1", "c3"}

@@ -104,7 +104,8 @@ async def test_a_deleted_users_files_go_unless_kept(site: Site, short_dir: objec
         assert response.status == 204
     async with root.delete("api/v1/admin/users/kept?keep_workspace=true") as response:
         assert response.status == 204
-    assert sorted(path.name for path in workspaces.iterdir()) == ["kept"]
+    assert list(workspaces.iterdir()) == []
+    assert [path.name.startswith("kept-") for path in (workspaces.parent / "kept").iterdir()] == [True]
     assert (outside / "file").read_text() == "mine"
 
 

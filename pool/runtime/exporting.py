@@ -1,0 +1,45 @@
+"""All of a user's data as one streamed tar archive: rows, workspace, transcripts; no secret."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterator
+from pathlib import Path
+
+from pool.store.personal import PersonalData
+from pool.workspace import archive
+from pool.workspace.workspaces import WorkspacePaths
+
+
+async def export(data: PersonalData, paths: WorkspacePaths) -> AsyncGenerator[bytes]:
+    """The archive's pieces. Raises ``NotFound`` before the first one, ``StoreUnavailable``.
+
+    ``account.json``, ``NAME-NNNNN.jsonl`` for each kind of row,
+    ``sessions/ID/`` with turns, approvals and the events, ``workspace/`` and
+    ``transcripts/`` (the CLI's own record of each conversation).
+    """
+    async for name, content in data.parts(paths.workspace.name):
+        yield archive.member(name, content)
+    for root, name in ((paths.workspace, "workspace"), (paths.config / "projects", "transcripts")):
+        async for piece in _in_threads(root, name):
+            yield piece
+    yield archive.end()
+
+
+async def _in_threads(root: Path, name: str) -> AsyncGenerator[bytes]:
+    pieces: Iterator[bytes] = archive.tree(root, name)
+    try:
+        while chunk := await asyncio.to_thread(_gathered, pieces):
+            yield chunk
+    finally:
+        await asyncio.to_thread(pieces.close)  # type: ignore[attr-defined]
+
+
+def _gathered(pieces: Iterator[bytes]) -> bytes:
+    """Small pieces together: a step in a thread costs more than a header."""
+    chunk = bytearray()
+    for piece in pieces:
+        chunk += piece
+        if len(chunk) >= archive.PIECE_BYTES:
+            break
+    return bytes(chunk)
