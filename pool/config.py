@@ -119,6 +119,7 @@ class PoolConfig:
     isolation_mode: str = "auto"
     isolation_network: str = "auto"
     cgroup: str = "auto"
+    egress_allow: tuple[str, ...] = ()
     permission_modes: tuple[str, ...] = ("default", "acceptEdits", "plan")
     allowed_commands: tuple[str, ...] = ()
     denied_commands: tuple[str, ...] = ()

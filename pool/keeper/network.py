@@ -4,7 +4,7 @@ Usage: ``python -I -S network.py SETTINGS BWRAP ARGUMENT...``, SETTINGS being
 a JSON object::
 
     {"kind": "outbound", "slirp4netns": path, "nft": path}
-    {"kind": "proxy", "port": number, "channel": descriptor}
+    {"kind": "proxy", "port": number, "log": descriptor, "egress": {…}}
 
 Either way the network namespace is made here, in a user namespace of its own,
 before there is a sandbox: nothing in the sandbox ever has a right over it, and
@@ -17,7 +17,8 @@ the network is cut rather than open. Packet filter rules close what is not the
 internet; the routes alone would not, since a program may name the interface.
 
 ``proxy``: nothing leads out. A socket that listens on the namespace's loopback
-address is sent to the keeper, whose egress proxy accepts from outside.
+address is sent to ``egress.py``, which accepts from outside, connects to the
+hosts that are allowed, and ends as slirp4netns does.
 
 It imports nothing of the project: it may run under another interpreter path.
 """
@@ -60,19 +61,16 @@ class Failed(Exception):
 def main() -> None:
     """Set the network up and become the program of the arguments; never returns."""
     settings, program = json.loads(sys.argv[1]), sys.argv[2:]
-    inherited = _inherited()
+    inherited = [fd for fd in _inherited() if fd != settings.get("log")]
     try:
         for fd in inherited:
             os.set_inheritable(fd, False)
         if settings["kind"] == "proxy":
-            _unshare()
-            _listen(settings["port"], settings["channel"])
-            inherited.remove(settings["channel"])
+            sync = _listen(settings["port"], settings["log"], settings["egress"])
         else:
             sync = _connect(settings["slirp4netns"], settings["nft"])
-            inherited.append(sync)
-            program = [program[0], "--sync-fd", str(sync), *program[1:]]
-        for fd in inherited:
+        program = [program[0], "--sync-fd", str(sync), *program[1:]]
+        for fd in (*inherited, sync):
             os.set_inheritable(fd, True)
         os.execv(program[0], program)
     except (Failed, OSError) as error:
@@ -103,16 +101,30 @@ def _unshare() -> None:
             file.write(text)
 
 
-def _listen(port: int, channel: int) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+def _listen(port: int, log: int, egress: dict[str, object]) -> int:
+    """A port inside that the proxy outside serves; the descriptor whose closing ends it."""
+    exit_in, exit_out = os.pipe()
+    said_in, said_out = os.pipe()
+    os.set_blocking(said_out, False)
+    ours, theirs = socket.socketpair()
+    script = os.path.join(os.path.dirname(__file__), "egress.py")
+    words = [str(theirs.fileno()), str(exit_in), str(log), json.dumps(egress)]
+    # as with slirp4netns, nobody reads later what it says
+    keep = (theirs.fileno(), exit_in, log, said_in, said_out)
+    _start([sys.executable, "-I", "-S", script, *words], keep=keep, says=said_out)
+    for fd in (exit_in, said_in, said_out, log):
+        os.close(fd)
+    theirs.close()
+    _unshare()
+    with ours, socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
         request = struct.pack("16sH14x", b"lo", 0)
         flags = struct.unpack_from("H", fcntl.ioctl(listener, _SIOCGIFFLAGS, request), 16)[0]
         fcntl.ioctl(listener, _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", flags | _IFF_UP))
         listener.bind(("127.0.0.1", port))
         listener.listen(_BACKLOG)
-        with socket.socket(fileno=channel) as keeper:
-            descriptors = array.array("i", [listener.fileno()])
-            keeper.sendmsg([b"listener"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)])
+        descriptors = array.array("i", [listener.fileno()])
+        ours.sendmsg([b"listener"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)])
+    return exit_out
 
 
 def _connect(slirp: str, nft: str) -> int:
@@ -190,6 +202,16 @@ def own_addresses() -> list[str]:
             elif line.strip() == "/32 host LOCAL" and not address.startswith("127."):
                 found.append(address)
     return sorted(set(found))
+
+
+def own_addresses6() -> list[str]:
+    """The host's own IPv6 addresses."""
+    try:
+        with open("/proc/net/if_inet6", encoding="ascii") as file:
+            packed = [bytes.fromhex(line.split()[0]) for line in file]
+    except FileNotFoundError:
+        return []
+    return [socket.inet_ntop(socket.AF_INET6, address) for address in packed]
 
 
 def _start(

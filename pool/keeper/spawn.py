@@ -30,6 +30,8 @@ _POLL_SECONDS = 0.001
 _SLOWEST_POLL_SECONDS = 0.05
 _SHIM_PATH = Path(__file__).with_name("shim.py")
 _NETWORK_PATH = Path(__file__).with_name("network.py")
+_LOG = "{log_fd}"
+_LONG_LOG_BYTES = 16 * 1024 * 1024
 # captured before the keeper raises its own: programs that use select() need the low one
 _FILE_LIMITS = resource.getrlimit(resource.RLIMIT_NOFILE)
 # kept free, because a keeper without descriptors cannot even look what is alive
@@ -140,6 +142,9 @@ def spawn(
         argv = [str(opened.get(word, word)) for word in argv]
         command, passed = _command(wrapper, argv, report_write, lifeline_read)
         if network is not None and wrapper == BWRAP:
+            if "log" in network:
+                opened[_LOG] = _open_log(network["log"], theirs)
+                network = {**network, "log": opened[_LOG]}
             command = network_command(network, command)
         try:
             with _first_to_go():
@@ -197,8 +202,24 @@ def _first_to_go() -> Iterator[None]:
             Path(path).write_text(before)
 
 
-def _open_files(files: Mapping[str, str], theirs: contextlib.ExitStack) -> Mapping[str, int]:
-    opened = {}
+def _open_log(path: str, theirs: contextlib.ExitStack) -> int:
+    """A file to append to, which no uid of an instance could open itself; a long one is put aside."""
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            if os.stat(path).st_size > _LONG_LOG_BYTES:
+                os.replace(path, f"{path}.1")
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        descriptor = os.open(
+            path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+        )
+    except OSError as error:
+        raise SpawnError("network", f"the log of connections cannot be opened: {error}") from error
+    theirs.callback(os.close, descriptor)
+    return descriptor
+
+
+def _open_files(files: Mapping[str, str], theirs: contextlib.ExitStack) -> dict[str, int]:
+    opened: dict[str, int] = {}
     for placeholder, path in files.items():
         try:
             opened[placeholder] = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)

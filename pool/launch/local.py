@@ -10,9 +10,10 @@ from contextlib import suppress
 from typing import Any
 
 from pool.config import PoolConfig
-from pool.errors import KeeperUnavailable
+from pool.errors import BadRequest, KeeperUnavailable
 from pool.keeper.client import ConnectionLost, KeeperClient, KeeperError
 from pool.keeper.code_version import code_version
+from pool.keeper.egress import AllowList
 from pool.keeper.program import noted_runtime_dir
 from pool.keeper.server import SOCKET_NAME
 from pool.keeper.starter import KeeperCommand, KeeperNotStarted, KeeperProcess, start_keeper
@@ -54,8 +55,15 @@ class LocalLauncher(Launcher):
         self._environment = os.environ if environment is None else environment
         self._config = config
         self._isolation = resolve(
-            config.isolation_mode, config.isolation_network, is_wanted=templates_want_outbound
+            config.isolation_mode,
+            config.isolation_network,
+            to_named_hosts=bool(config.egress_allow),
+            is_wanted=templates_want_outbound,
         )
+        try:
+            AllowList.of(config.egress_allow)
+        except ValueError as error:
+            raise BadRequest(f"bad pool configuration: egress_allow: {error}") from error
         self._wanted_runtime_dir = runtime_dir_for(config.data_dir, config.runtime_dir, self._environment)
         self._runtime_dir = self._wanted_runtime_dir
         self._requests = LocalRequests(config, self._isolation, self._environment)

@@ -81,6 +81,8 @@ class LocalRequests:
             root_dirs=[name for name in names if not os.path.islink(f"/{name}")],
         )
         env = sandbox.sandbox_environment(spec.env, prefixes)
+        if settings is not None and settings["kind"] == "proxy":
+            env |= sandbox.proxy_environment(settings["port"])
         opened = [{"path": str(self.filter_path), "placeholder": sandbox.FILTER_PLACEHOLDER}]
         return {
             "wrapper": "bwrap",
@@ -104,7 +106,14 @@ class LocalRequests:
                 f"the template asks for network outbound, which is not available: {found.remedy}",
                 details={"step": "network"},
             )
-        return found.settings
+        if found.settings["kind"] != "proxy":
+            return found.settings
+        labels = {"user": spec.key.user_id, "session": spec.key.session_id, "instance": spec.instance_id}
+        return {
+            **found.settings,
+            "log": str(self._config.data_dir / "egress" / f"{spec.key.user_id}.jsonl"),
+            "egress": {"allow": self._config.egress_allow, "labels": labels},
+        }
 
     def _group_limits(self, spec: LaunchSpec) -> dict[str, int | None]:
         """What the instance's control group is to hold, where there are groups."""

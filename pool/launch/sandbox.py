@@ -166,6 +166,17 @@ def sandbox_environment(extra: Mapping[str, str], prefixes: Sequence[Path] = ())
     return _environment(extra, fixed, f"{MODEL_DIR}/api.sock") | {"USER": "claude", "PWD": WORKSPACE}
 
 
+def proxy_environment(port: int) -> dict[str, str]:
+    """What tells programs of the proxy at ``port`` of the sandbox's own loopback address."""
+    address = f"http://127.0.0.1:{port}"
+    names = {
+        "http_proxy": address,
+        "https_proxy": address,
+        "no_proxy": "localhost,127.0.0.1,::1,model-gateway",
+    }
+    return names | {name.upper(): value for name, value in names.items()}
+
+
 def plain_environment(
     extra: Mapping[str, str], *, home: Path, tmp_dir: Path, model_dir: Path, path: str
 ) -> dict[str, str]:

@@ -7,7 +7,6 @@ proxy connects to hosts that are named (``isolation.egress_allow``).
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -37,13 +36,14 @@ def find_way_out(bwrap: str, *, to_named_hosts: bool = False) -> WayOut:
     """Try it as a sandbox will use it; the answer of the first time is kept."""
     if to_named_hosts:
         settings: dict[str, Any] = {"kind": "proxy", "port": PROXY_PORT}
-    else:
-        programs = {name: shutil.which(name, path=_SYSTEM_DIRECTORIES) for name in ("slirp4netns", "nft")}
-        packages = {"slirp4netns": "slirp4netns", "nft": "nftables"}
-        missing = [package for name, package in packages.items() if programs[name] is None]
-        if missing:
-            return WayOut({}, f"install what is missing: apt-get install {' '.join(missing)}")
-        settings = {"kind": "outbound", "slirp4netns": programs["slirp4netns"], "nft": programs["nft"]}
+        problem = _try({**settings, "egress": {"allow": []}}, [bwrap, *_TRIAL, *_FILES, "--", "/bin/true"])
+        return WayOut(settings, None if problem is None else _remedy(problem))
+    programs = {name: shutil.which(name, path=_SYSTEM_DIRECTORIES) for name in ("slirp4netns", "nft")}
+    packages = {"slirp4netns": "slirp4netns", "nft": "nftables"}
+    missing = [package for name, package in packages.items() if programs[name] is None]
+    if missing:
+        return WayOut({}, f"install what is missing: apt-get install {' '.join(missing)}")
+    settings = {"kind": "outbound", "slirp4netns": programs["slirp4netns"], "nft": programs["nft"]}
     problem = _try(settings, [bwrap, *_TRIAL, *_FILES, "--", "/bin/true"])
     return WayOut(settings, None if problem is None else _remedy(problem))
 
@@ -57,18 +57,16 @@ def _remedy(problem: str) -> str:
 
 def _try(settings: Mapping[str, Any], command: Sequence[str]) -> str | None:
     """None when it ran, else why not."""
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        whole = {**settings, "channel": theirs.fileno()}
+    with open("/dev/null", "ab") as log:
         try:
             done = subprocess.run(
-                network_command(whole, command),
+                network_command({**settings, "log": log.fileno()}, command),
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 timeout=_TRIAL_SECONDS,
                 check=False,
                 env={"PATH": _SYSTEM_DIRECTORIES},
-                pass_fds=(theirs.fileno(),),
+                pass_fds=(log.fileno(),),
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             return str(error)

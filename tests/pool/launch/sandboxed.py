@@ -1,7 +1,8 @@
 """Runs one program in a real sandbox, as the CLI of a service that may be another user's.
 
 ``python sandboxed.py DIRECTORY PROGRAM OPTIONS``, OPTIONS being a JSON object for ``PoolConfig``,
-and ``wanted`` the network that the template asks for.
+``wanted`` the network that the template asks for, and ``read`` a file below
+DIRECTORY to be told too.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ async def _run(base: Path, program: str, options: dict[str, Any]) -> Any:
     from pool.launch.local import LocalLauncher
     from tests.pool.launch.rig import SCRIPT, Stand
 
-    wanted = options.pop("wanted", None)
+    wanted, read = options.pop("wanted", None), options.pop("read", None)
     cli = base / "claude-script"
     cli.write_text(SCRIPT)
     cli.chmod(0o755)
@@ -84,6 +85,7 @@ async def _run(base: Path, program: str, options: dict[str, Any]) -> Any:
     stand = Stand(LocalLauncher(config), base)
     await stand.launcher.open(1)
     try:
-        return await stand.do(program, network=wanted)
+        seen = await stand.do(program, network=wanted)
     finally:
         await stand.aclose()
+    return seen if read is None else {"seen": seen, "read": (base / read).read_text()}
