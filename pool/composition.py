@@ -14,8 +14,8 @@ from pool.clock import Clock, SystemClock
 from pool.config import PoolConfig
 from pool.errors import PoolError
 from pool.launch.base import Launcher
+from pool.launch.cli import find_cli
 from pool.launch.local import LocalLauncher
-from pool.launch.local_request import find_cli
 from pool.runtime.backlog import Backlog
 from pool.runtime.exporting import export
 from pool.runtime.slots import Slots

@@ -120,6 +120,7 @@ class PoolConfig:
     isolation_network: str = "auto"
     cgroup: str = "auto"
     egress_allow: tuple[str, ...] = ()
+    uid_range: tuple[int, int] = (200000, 265535)
     permission_modes: tuple[str, ...] = ("default", "acceptEdits", "plan")
     allowed_commands: tuple[str, ...] = ()
     denied_commands: tuple[str, ...] = ()
@@ -155,6 +156,8 @@ class PoolConfig:
             bad.append(f"user_programs must be one of {', '.join(USER_PROGRAMS)}")
         if self.audit_prompts not in AUDIT_PROMPTS:
             bad.append(f"audit_prompts must be one of {', '.join(AUDIT_PROMPTS)}")
+        if not 1000 <= self.uid_range[0] < self.uid_range[1]:
+            bad.append("uid_range must be (first, last) with 1000 <= first < last")
         if "default" not in self.permission_modes:
             bad.append("permission_modes must contain 'default'")
         return bad

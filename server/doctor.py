@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import pwd
 import resource
 import shutil
 import subprocess
@@ -48,8 +50,7 @@ def examine(config: ServerConfig, pool_config: PoolConfig) -> Iterator[Finding]:
     """Every finding, one after the other; some take a second."""
     yield _platform()
     yield _cli(pool_config)
-    yield _sandbox(pool_config)
-    yield _uid_mapping()
+    yield from _isolation(pool_config)
     yield _user_namespaces()
     yield _cgroup(pool_config.data_dir)
     yield _files()
@@ -103,23 +104,45 @@ def _cli(config: PoolConfig) -> Finding:
     return Finding("cli", True, f"{cli}, {answer.stdout.strip()}")
 
 
-def _sandbox(config: PoolConfig) -> Finding:
-    async def look() -> tuple[str, str, list[str]]:
-        mode, network, remedies = ClaudeInstancePool(config).isolation()
-        return mode, network, list(remedies)
+def _isolation(config: PoolConfig) -> Iterator[Finding]:
+    async def look() -> tuple[str, str, list[str], tuple[int, int] | None]:
+        pool = ClaudeInstancePool(config)
+        mode, network, remedies = pool.isolation()
+        return mode, network, list(remedies), pool.uid_range()
 
     try:
-        mode, network, remedies = asyncio.run(look())
+        mode, network, remedies, uids = asyncio.run(look())
     except PoolError as error:
-        return Finding("sandbox", False, error.message, "install bubblewrap, or set isolation.mode")
+        yield Finding("sandbox", False, error.message, "install bubblewrap, or set isolation.mode")
+        return
     good = mode == "bwrap" and network != "open" and not remedies
-    return Finding("sandbox", good, f"mode {mode}, network {network}", "; ".join(remedies), is_fatal=False)
+    yield Finding("sandbox", good, f"mode {mode}, network {network}", "; ".join(remedies), is_fatal=False)
+    yield _uid_mapping(uids)
 
 
-def _uid_mapping() -> Finding:
+def _uid_mapping(uids: tuple[int, int] | None) -> Finding:
+    if uids is not None:
+        clash = _accounts_in(*uids)
+        detail = f"each user has a uid of {uids[0]} to {uids[1]}"
+        if clash:
+            detail += f", where {clash} is too"
+        return Finding("uid mapping", not clash, detail, "choose another isolation.uid_range", is_fatal=False)
     who = "root" if os.geteuid() == 0 else f"uid {os.geteuid()}"
-    remedy = "run the service as a user of its own, which is not root" if who == "root" else ""
+    remedy = "see sandbox, or run the service as a user that is not root" if who == "root" else ""
     return Finding("uid mapping", not remedy, f"all users share {who}", remedy, is_fatal=False)
+
+
+def _accounts_in(first: int, last: int) -> str:
+    """An account, or a range of uids for somebody's containers, that lies in the range; "" if none does."""
+    for account in pwd.getpwall():
+        if first <= account.pw_uid <= last:
+            return f"the account {account.pw_name}"
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/etc/subuid").read_text().splitlines():
+            name, start, count = line.split(":")
+            if int(start) <= last and first < int(start) + int(count):
+                return f"the range of {name} in /etc/subuid"
+    return ""
 
 
 def _user_namespaces() -> Finding:

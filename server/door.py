@@ -297,6 +297,9 @@ class Pool(Protocol):
     def isolation(self) -> tuple[str, str, Sequence[str]]:
         """(mode in force, network in force, remedies for what is missing)."""
 
+    def uid_range(self) -> tuple[int, int] | None:
+        """(first, last) of the Linux uids that users get, None where all run as the service."""
+
     def unready_reasons(self) -> list[str]:
         """Why no new work is admitted; empty when it is."""
 

@@ -58,6 +58,7 @@ def to_pool_config(config: ServerConfig, data_dir: Path, environ: Mapping[str, s
         isolation_network=config.isolation.network,
         cgroup=config.isolation.cgroup,
         egress_allow=tuple(config.isolation.egress_allow),
+        uid_range=config.isolation.uid_range,
         permission_modes=tuple(config.security.permission_modes),
         allowed_commands=tool_rules["allowed_commands"],
         denied_commands=tool_rules["denied_commands"],
@@ -104,7 +105,6 @@ def keys_not_in_effect(config: ServerConfig) -> list[str]:
         "auth.oidc": config.auth.oidc != blank.auth.oidc,
         "cli.version": config.cli.version is not None,
         "hosts": bool(config.hosts),
-        "isolation.uid_range": config.isolation.uid_range != blank.isolation.uid_range,
         "pool.warm_spares": config.pool.warm_spares > 0,
         "security.allowed_slash_commands": config.security.allowed_slash_commands is not None,
     }

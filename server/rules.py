@@ -36,10 +36,16 @@ def check_single_user(config: ServerConfig) -> None:
         )
 
 
-def isolation_check(config: ServerConfig, isolation: tuple[str, str, Sequence[str]]) -> Mapping[str, Any]:
+def isolation_check(
+    config: ServerConfig,
+    isolation: tuple[str, str, Sequence[str]],
+    uids: tuple[int, int] | None = None,
+) -> Mapping[str, Any]:
     """The isolation check of ``/health``. Raises ``ConfigError`` when it is too weak to serve there."""
     mode, network, remedies = isolation
     detail = f"mode {mode}, network {network}"
+    if uids is not None:
+        detail += f", each user with a uid of {uids[0]} to {uids[1]}"
     in_force = {"mode": mode, "network": network}
     if not config.multi_user:
         return {"ok": True, "detail": f"{detail}; one user", **in_force}

@@ -206,7 +206,7 @@ class Server:
         return not self._wishes.stop.is_set()
 
     def _notes(self, pool: Pool) -> dict[str, dict[str, Any]]:
-        notes = {"isolation": dict(isolation_check(self._config, pool.isolation()))}
+        notes = {"isolation": dict(isolation_check(self._config, pool.isolation(), pool.uid_range()))}
         if not notes["isolation"]["ok"]:
             _log.warning("isolation: %s", notes["isolation"]["detail"])
         idle = keys_not_in_effect(self._config)

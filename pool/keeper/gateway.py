@@ -25,6 +25,7 @@ from pool.keeper.handover import Packer, State, Unpacker
 from pool.keeper.log import Log
 from pool.keeper.loop import Loop, Timer
 from pool.keeper.reaper import Reaper
+from pool.keeper.rights import Rights
 
 SOCKET_NAME = "api.sock"
 
@@ -151,23 +152,27 @@ class Gateway:
         successor.ask_report()
         self._loop.call_later(_READY_SECONDS, lambda: self._is_late(successor))
 
-    def open(self, instance_id: str, labels: Mapping[str, str]) -> Path:
-        """Make the instance's directory and socket; the directory. Raises ``OSError``."""
+    def open(self, instance_id: str, labels: Mapping[str, str], rights: Rights) -> Path:
+        """Make the instance's directory and socket for its user; the directory. Raises ``OSError``."""
         directory = socket_directory(self._runtime_dir, instance_id)
         _remove_directory(directory)
         directory.mkdir(mode=0o700, parents=True)
+        if rights.uid is not None:
+            directory.parent.chmod(0o711)
+        rights.let_in(directory)
         listening = None
         if self._command is not None:
             listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
                 listening.bind(str(directory / SOCKET_NAME))
+                rights.let_in(directory, directory / SOCKET_NAME)
                 listening.listen(_BACKLOG)
                 listening.setblocking(False)
             except OSError:
                 listening.close()
                 _remove_directory(directory)
                 raise
-        self._listeners[instance_id] = Listener(directory, dict(labels), listening)
+        self._listeners[instance_id] = Listener(directory, dict(labels), listening, rights.peer)
         for process in self._accepting():
             process.tell_listen(instance_id)
         return directory

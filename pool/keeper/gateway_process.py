@@ -2,7 +2,7 @@
 
 Control protocol, over a SOCK_SEQPACKET pair whose other end the gateway
 inherits as ``--control-fd N``: one JSON object a message.
-``{"op": "listen", "instance": id, "labels": {…}}`` with the listening
+``{"op": "listen", "instance": id, "labels": {…}, "uid": uid}`` with the listening
 descriptor attached; ``{"op": "end", "instance": id}``; ``{"op": "report"}``,
 which the gateway answers with ``{"event": "ready"}`` when it has done all that
 came before. At the end of file it accepts nothing more, lets open calls
@@ -33,11 +33,15 @@ _STDERR_BYTES = 4096
 
 @dataclass(slots=True)
 class Listener:
-    """One instance's socket; ``socket`` is None where there is no gateway to serve it."""
+    """One instance's socket; ``socket`` is None where there is no gateway to serve it.
+
+    ``uid`` is whose processes may call it, None when an earlier keeper did not say.
+    """
 
     directory: Path
     labels: dict[str, str]
     socket: socket.socket | None
+    uid: int | None = None
 
     def to_state(self, packer: Packer) -> State:
         """The listening descriptor and whom it is for."""
@@ -45,13 +49,15 @@ class Listener:
             "directory": str(self.directory),
             "labels": self.labels,
             "fd": -1 if self.socket is None else packer.descriptor(self.socket.fileno()),
+            "uid": self.uid,
         }
 
     @classmethod
     def from_state(cls, state: State, unpacker: Unpacker) -> Listener:
         """The way back."""
         fd = unpacker.descriptor(state["fd"])
-        return cls(Path(state["directory"]), state["labels"], None if fd < 0 else socket.socket(fileno=fd))
+        listening = None if fd < 0 else socket.socket(fileno=fd)
+        return cls(Path(state["directory"]), state["labels"], listening, state.get("uid"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +159,8 @@ class GatewayProcess:
         """Give it the listener of an instance."""
         listener = self._listeners[instance_id]
         if listener.socket is not None:
-            self._tell({"op": "listen", "instance": instance_id, "labels": listener.labels}, instance_id)
+            about = {"labels": listener.labels, "uid": listener.uid}
+            self._tell({"op": "listen", "instance": instance_id, **about}, instance_id)
 
     def tell_end(self, instance_id: str) -> None:
         """The instance has ended."""

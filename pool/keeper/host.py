@@ -24,6 +24,7 @@ from pool.keeper.ladder import Graces
 from pool.keeper.log import Log
 from pool.keeper.loop import Loop
 from pool.keeper.reaper import Reaper
+from pool.keeper.rights import Rights
 from pool.keeper.spawn import Spawned, SpawnError, has_files_left, spawn, spawned_of
 from pool.keeper.spool import Spool
 
@@ -249,12 +250,14 @@ class Host:
         directory = self._spool_dir / record.instance
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(mode=0o700)
-        self.gateway.open(record.instance, record.labels)
+        rights = Rights.of(request)
+        self.gateway.open(record.instance, record.labels, rights)
         if record.tmp_dir is not None:
             os.makedirs(record.tmp_dir, mode=0o700)
+            rights.give(record.tmp_dir)
         env = {**request["env"], **procfs.Mark(record.instance, self._site).environment()}
         with self._groups.born_in(record.instance, request.get("limits") or {}):
-            spawned = _spawn_wrapped(record.wrapper, request, env)
+            spawned = _spawn_wrapped(record.wrapper, request, env, rights)
         shell = procfs.read_stat(spawned.pid)
         if shell is not None:
             record.shell = Identity(shell.pid, shell.start_ticks)
@@ -323,7 +326,7 @@ class Records:
             self._journal.remove(instance_id)
 
 
-def _spawn_wrapped(wrapper: str, request: dict[str, Any], env: dict[str, str]) -> Spawned:
+def _spawn_wrapped(wrapper: str, request: dict[str, Any], env: dict[str, str], rights: Rights) -> Spawned:
     return spawn(
         wrapper,
         request["argv"],
@@ -332,6 +335,7 @@ def _spawn_wrapped(wrapper: str, request: dict[str, Any], env: dict[str, str]) -
         {str(item["placeholder"]): item["path"] for item in request.get("open") or ()},
         str(request.get("prelude", "")),
         request.get("network"),
+        rights,
     )
 
 

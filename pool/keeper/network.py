@@ -6,6 +6,8 @@ a JSON object::
     {"kind": "outbound", "slirp4netns": path, "nft": path}
     {"kind": "proxy", "port": number, "log": descriptor, "egress": {…}}
 
+and in both ``uid``: the user to become first, null for none.
+
 Either way the network namespace is made here, in a user namespace of its own,
 before there is a sandbox: nothing in the sandbox ever has a right over it, and
 the CLI cannot begin before all is set up. Whatever fails ends the start.
@@ -26,6 +28,7 @@ It imports nothing of the project: it may run under another interpreter path.
 from __future__ import annotations
 
 import array
+import codecs
 import contextlib
 import ctypes
 import fcntl
@@ -49,6 +52,7 @@ CLOSED = (
 _CLONE_NEWUSER = 0x10000000
 _CLONE_NEWNET = 0x40000000
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
+_PR_SET_DUMPABLE = 4
 _READY_SECONDS = 10.0
 _BACKLOG = 128
 _ENVIRONMENT = ("CLAUDE_POOL_INSTANCE", "CLAUDE_POOL_SITE")
@@ -65,9 +69,11 @@ def main() -> None:
     try:
         for fd in inherited:
             os.set_inheritable(fd, False)
+        uid = settings.get("uid")
         if settings["kind"] == "proxy":
-            sync = _listen(settings["port"], settings["log"], settings["egress"])
+            sync = _listen(settings["port"], settings["log"], settings["egress"], uid)
         else:
+            _become(uid)
             sync = _connect(settings["slirp4netns"], settings["nft"])
         program = [program[0], "--sync-fd", str(sync), *program[1:]]
         for fd in (*inherited, sync):
@@ -89,6 +95,18 @@ def _inherited() -> list[int]:
     return found
 
 
+def _become(uid: int | None) -> None:
+    if uid is None:
+        return
+    # a module like any other, which the user may not be able to reach
+    codecs.lookup("ascii")
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+    # else what maps users in a namespace would be root's; no secret was ever in this memory
+    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
+
+
 def _unshare() -> None:
     """Become root of a new user namespace, which owns a new network namespace."""
     uid, gid = os.geteuid(), os.getegid()
@@ -101,7 +119,7 @@ def _unshare() -> None:
             file.write(text)
 
 
-def _listen(port: int, log: int, egress: dict[str, object]) -> int:
+def _listen(port: int, log: int, egress: dict[str, object], uid: int | None) -> int:
     """A port inside that the proxy outside serves; the descriptor whose closing ends it."""
     exit_in, exit_out = os.pipe()
     said_in, said_out = os.pipe()
@@ -115,6 +133,8 @@ def _listen(port: int, log: int, egress: dict[str, object]) -> int:
     for fd in (exit_in, said_in, said_out, log):
         os.close(fd)
     theirs.close()
+    # the proxy needs our interpreter, which the user may not reach, and drops its own rights
+    _become(uid)
     _unshare()
     with ours, socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
         request = struct.pack("16sH14x", b"lo", 0)

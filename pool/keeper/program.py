@@ -318,10 +318,10 @@ def take_lock(settings: Settings) -> int:
 
 
 def check_private(directory: Path) -> None:
-    """Raises ``PermissionError`` unless the directory is ours and nobody else's to enter."""
+    """Raises ``PermissionError`` unless the directory is ours and others can at most pass through it."""
     stat = os.stat(directory, follow_symlinks=False)
-    if stat.st_uid != os.geteuid() or stat.st_mode & 0o077 or not directory.is_dir():
-        raise PermissionError(f"{directory} must be a directory of uid {os.geteuid()} with mode 0700")
+    if stat.st_uid != os.geteuid() or stat.st_mode & 0o066 or not directory.is_dir():
+        raise PermissionError(f"{directory} must be a directory of uid {os.geteuid()} with mode 0700 or 0711")
 
 
 def _answers(path: Path) -> bool:

@@ -1,6 +1,9 @@
 """The parent of one CLI that has no pid namespace; run as a script of its own.
 
-Usage: ``python -I -S shim.py LIFELINE_FD STATUS_FD PROGRAM ARGUMENT...``
+Usage: ``python -I -S shim.py LIFELINE_FD STATUS_FD RIGHTS PROGRAM ARGUMENT...``
+
+RIGHTS is a JSON object: ``uid`` (null: ours), ``limits`` and ``filter`` are what
+``rights.py`` says; the program gets them before it begins, the shim stays who it is.
 
 It is the subreaper of everything that the CLI starts, so that nothing that
 calls ``setsid`` or forks twice gets away. It ends the whole tree when the CLI
@@ -19,12 +22,19 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import os
+import resource
 import select
 import signal
 import sys
+from typing import Any
 
 _PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_NO_NEW_PRIVS = 38
+_PR_SET_SECCOMP = 22
+_SECCOMP_MODE_FILTER = 2
+_INSTRUCTION_BYTES = 8
 _SWEEP_SECONDS = 0.02
 
 # the shim exits with one of these only when nothing is left below it
@@ -36,13 +46,13 @@ CLEAN_EXITS = (EXIT_DONE, EXIT_NOT_STARTED)
 def main() -> int:
     """Run the program given in the arguments until its whole tree is gone."""
     lifeline, status = int(sys.argv[1]), int(sys.argv[2])
-    program = sys.argv[3:]
+    rights, program = json.loads(sys.argv[3]), sys.argv[4:]
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     wake = _wake_on_signals()
     # what the keeper or another user's kill(2) sends to us must not orphan the tree
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    child = _start(program, lifeline, status)
+    child = _start(program, rights, lifeline, status)
     if child is None:
         return EXIT_NOT_STARTED
     _tell(status, f"pid {child}")
@@ -61,12 +71,12 @@ def _wake_on_signals() -> int:
     return read_end
 
 
-def _start(program: list[str], lifeline: int, status: int) -> int | None:
+def _start(program: list[str], rights: dict[str, Any], lifeline: int, status: int) -> int | None:
     """Fork and execute; the pid, or None after the failure was told on ``status``."""
     error_in, error_out = os.pipe()
     child = os.fork()
     if child == 0:
-        _become(program, lifeline, status, error_out)
+        _become(program, rights, lifeline, status, error_out)
     os.close(error_out)
     failure = os.read(error_in, 512)
     os.close(error_in)
@@ -77,7 +87,7 @@ def _start(program: list[str], lifeline: int, status: int) -> int | None:
     return None
 
 
-def _become(program: list[str], lifeline: int, status: int, error_out: int) -> None:
+def _become(program: list[str], rights: dict[str, Any], lifeline: int, status: int, error_out: int) -> None:
     """In the child: become the program. Never returns."""
     try:
         os.close(lifeline)
@@ -85,11 +95,51 @@ def _become(program: list[str], lifeline: int, status: int, error_out: int) -> N
         os.setsid()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ):
             signal.signal(number, signal.SIG_DFL)
+        _take(rights)
         os.execv(program[0], program)
-    except OSError as error:
-        os.write(error_out, f"{error.errno} {error.strerror}".encode())
+    except (OSError, ValueError) as error:
+        code, text = getattr(error, "errno", None) or 0, getattr(error, "strerror", None) or error
+        os.write(error_out, f"{code} {text}".encode())
     finally:
         os._exit(127)
+
+
+def _take(rights: dict[str, Any]) -> None:
+    """Give up what the program is not to have; any failure is an ``OSError`` or ``ValueError``."""
+    rules = b""
+    if rights.get("filter"):
+        with open(rights["filter"], "rb") as file:
+            rules = file.read()
+    for name, value in rights.get("limits", {}).items():
+        which = getattr(resource, f"RLIMIT_{name.upper()}")
+        hard = resource.getrlimit(which)[1]
+        allowed = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(which, (allowed, allowed))
+    uid = rights.get("uid")
+    if uid is not None:
+        os.setgroups([])
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+        os.umask(0o077)
+        _prctl(_PR_SET_NO_NEW_PRIVS, 1, 0)
+    if rules:
+        _filter_calls(rules)
+
+
+def _filter_calls(rules: bytes) -> None:
+    class Program(ctypes.Structure):
+        _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
+
+    program = Program(len(rules) // _INSTRUCTION_BYTES, rules)
+    _prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.addressof(program))
+
+
+def _prctl(option: int, first: int, second: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    arguments = (ctypes.c_ulong(each) for each in (first, second, 0, 0))
+    if libc.prctl(ctypes.c_int(option), *arguments) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
 
 
 def _leave_pipes_to_child() -> None:

@@ -21,9 +21,11 @@ from typing import Any
 from pool.keeper import procfs
 from pool.keeper.handover import Packer, State, Unpacker
 from pool.keeper.loop import READ, Loop, Timer
+from pool.keeper.rights import Rights
 
 BWRAP = "bwrap"
 SHIM = "shim"
+OURS = Rights()
 
 _PIPE_BYTES = 1024 * 1024
 _POLL_SECONDS = 0.001
@@ -118,13 +120,14 @@ def spawn(
     files: Mapping[str, str] | None = None,
     prelude: str = "",
     network: Mapping[str, Any] | None = None,
+    rights: Rights = OURS,
 ) -> Spawned:
     """Start ``argv`` under the wrapper with exactly ``env``.
 
     ``files`` maps placeholders, which are whole words of ``argv``, to the
     paths of files that the wrapper gets open for reading; each placeholder
     becomes its file's descriptor. ``prelude``: see ``Spawned``; ``network``:
-    the settings of ``network.py``, for bubblewrap only.
+    the settings of ``network.py``, for bubblewrap only; ``rights``: as whom it runs.
     Raises ``SpawnError``; nothing is left open then.
     """
     with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
@@ -140,15 +143,14 @@ def spawn(
             raise SpawnError("pipes", str(error)) from error
         opened = _open_files(files or {}, theirs)
         argv = [str(opened.get(word, word)) for word in argv]
-        command, passed = _command(wrapper, argv, report_write, lifeline_read)
+        command, passed = _command(wrapper, argv, report_write, lifeline_read, rights)
+        start = rights.popen if wrapper == BWRAP else subprocess.Popen
         if network is not None and wrapper == BWRAP:
-            if "log" in network:
-                opened[_LOG] = _open_log(network["log"], theirs)
-                network = {**network, "log": opened[_LOG]}
-            command = network_command(network, command)
+            start = subprocess.Popen
+            command = _in_network({**network, "uid": rights.uid}, command, opened, theirs)
         try:
             with _first_to_go():
-                child = subprocess.Popen(
+                child = start(
                     command,
                     stdin=stdin_read,
                     stdout=stdout_write,
@@ -159,7 +161,7 @@ def spawn(
                     umask=0o077,
                     start_new_session=True,
                 )
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, subprocess.SubprocessError) as error:
             raise SpawnError("exec", str(error)) from error
         child.returncode = 0  # the reaper collects it, Popen must not try
         with contextlib.suppress(OSError, ValueError):
@@ -202,6 +204,20 @@ def _first_to_go() -> Iterator[None]:
             Path(path).write_text(before)
 
 
+def _in_network(
+    settings: Mapping[str, Any],
+    command: Sequence[str],
+    opened: dict[str, int],
+    theirs: contextlib.ExitStack,
+) -> list[str]:
+    """As ``network_command``, with the log open. The script needs our interpreter, which the user may not
+    reach, and so becomes the user itself."""
+    if "log" in settings:
+        opened[_LOG] = _open_log(settings["log"], theirs)
+        settings = {**settings, "log": opened[_LOG]}
+    return network_command(settings, command)
+
+
 def _open_log(path: str, theirs: contextlib.ExitStack) -> int:
     """A file to append to, which no uid of an instance could open itself; a long one is put aside."""
     try:
@@ -230,12 +246,12 @@ def _open_files(files: Mapping[str, str], theirs: contextlib.ExitStack) -> dict[
 
 
 def _command(
-    wrapper: str, argv: Sequence[str], report: int, lifeline: int
+    wrapper: str, argv: Sequence[str], report: int, lifeline: int, rights: Rights
 ) -> tuple[list[str], tuple[int, ...]]:
     if wrapper == BWRAP:
         return [argv[0], "--info-fd", str(report), *argv[1:]], (report,)
     python = [sys.executable, "-I", "-S", str(_SHIM_PATH)]
-    return [*python, str(lifeline), str(report), *argv], (lifeline, report)
+    return [*python, str(lifeline), str(report), rights.shim_word(), *argv], (lifeline, report)
 
 
 def network_command(settings: Mapping[str, Any], command: Sequence[str]) -> list[str]:

@@ -15,7 +15,8 @@ request of a connection is ``hello`` with the range of versions that the
 server speaks.
 
 Version 2 added the requests ``upgrade`` and ``replace_gateway`` and the key
-``code`` of the hello.
+``code`` of the hello. Version 3 added ``rights`` to ``start``: below it they
+would be passed over in silence, so a server must not ask such a keeper for any.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import struct
 from typing import Any
 
 VERSION_MIN = 1
-VERSION_MAX = 2
+VERSION_MAX = 3
 
 KIND_JSON = 1
 KIND_OUTPUT = 2

@@ -26,6 +26,7 @@ class LaunchSpec:
     the host's; a sandboxing launcher maps them and sets ``HOME``,
     ``CLAUDE_CONFIG_DIR``, ``TMPDIR`` and the model socket itself. ``network``
     is what the template asks for, which counts where the configuration leaves it open.
+    ``uid`` is the Linux user to run as, who owns workspace and home; None: as the service.
     """
 
     instance_id: InstanceId
@@ -36,6 +37,7 @@ class LaunchSpec:
     home: Path
     labels: Mapping[str, str] = field(default_factory=dict)
     network: str | None = None
+    uid: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,7 @@ class InstanceListing:
     exit_status: ExitStatus | None
     exited_at: float | None
     stderr_tail: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 class InstanceSink(Protocol):
@@ -213,3 +216,10 @@ class Launcher(ABC):
     @abstractmethod
     def describe_isolation(self) -> tuple[str, str, Sequence[str]]:
         """(mode in force, network in force, remedies for what is missing)."""
+
+    def uid_range(self) -> tuple[int, int] | None:
+        """(first, last) of the uids that users get here, None where all instances run as the service.
+
+        The first one is for trials that are no user's.
+        """
+        return None

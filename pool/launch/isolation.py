@@ -21,7 +21,7 @@ _NAMESPACES = (
     "user.max_user_namespaces above 0, kernel.apparmor_restrict_unprivileged_userns=0), or in a container "
     "run it with a seccomp profile that lets unshare(2) through"
 )
-_NO_UID_MODE = "isolation mode 'uid' is not available in this version: use bwrap or auto"
+NOT_ROOT = "only a service that runs as root can give each user a Linux user"
 _NO_FILTER = (
     "system calls are not filtered: that needs a kernel with CONFIG_SECCOMP_FILTER "
     f"on one of {', '.join(MACHINES)}"
@@ -53,11 +53,24 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
+class Uids:
+    """Can each user be a Linux user? ``obstacle`` is None if so, else why not and what to do.
+
+    ``found`` is what bubblewrap can do for such a user, ``uid`` as whom that was tried.
+    """
+
+    obstacle: str | None = NOT_ROOT
+    found: Probe | None = None
+    uid: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Isolation:
     """The mode and network in force, and what would make them stronger.
 
     ``is_up_to_template``: a template may ask for ``outbound``. ``way_out`` is
     how that is done, None where it is neither configured nor asked for.
+    ``has_uids``: each user is a Linux user of their own.
     """
 
     mode: str
@@ -69,6 +82,7 @@ class Isolation:
     remedies: Sequence[str]
     is_up_to_template: bool = False
     way_out: WayOut | None = None
+    has_uids: bool = False
 
     def network_for(self, wanted: str | None) -> str:
         """The network of a session whose template asks for ``wanted``."""
@@ -80,21 +94,21 @@ class Isolation:
 
 
 @cache
-def probe() -> Probe:
-    """Run bubblewrap as the sandbox will; the answer of the first time is kept."""
+def probe(uid: int | None = None) -> Probe:
+    """Run bubblewrap as the sandbox will, as ``uid`` or as ourselves; the first answer is kept."""
     path = shutil.which("bwrap")
     if path is None:
         return Probe(None)
-    plain = _try(path)
+    plain = _try(path, uid=uid)
     if plain is not None:
         return Probe(path, detail=plain)
     return Probe(
         path,
         works=True,
-        cuts_network=_try(path, "--unshare-net") is None,
-        disables_nesting=_try(path, "--disable-userns") is None,
-        filters_calls=_try_filter(path) is None,
-        counts_processes=_counts_processes(),
+        cuts_network=_try(path, "--unshare-net", uid=uid) is None,
+        disables_nesting=_try(path, "--disable-userns", uid=uid) is None,
+        filters_calls=_try_filter(path, uid) is None,
+        counts_processes=_counts_processes(os.geteuid() if uid is None else uid),
     )
 
 
@@ -102,6 +116,7 @@ def resolve(
     mode: str,
     network: str,
     found: Probe | None = None,
+    uids: Uids = Uids(),
     *,
     to_named_hosts: bool = False,
     is_wanted: bool = False,
@@ -111,40 +126,37 @@ def resolve(
 
     ``to_named_hosts``: ``outbound`` reaches those of ``isolation.egress_allow``
     only, and is what ``auto`` takes then. ``is_wanted``: a template asks for it.
-
     Raises ``IsolationUnavailable`` for one asked for by name that cannot be
     had; the text has the remedy.
     """
-    seen = found or probe()
-    if mode == "uid":
-        raise IsolationUnavailable(_NO_UID_MODE)
+    if mode == "uid" and uids.obstacle is not None:
+        raise IsolationUnavailable(f"isolation mode 'uid' is not available: {uids.obstacle}")
+    seen, has_uids = _in_force(found or probe(), uids)
     remedy = _remedy(seen)
     if mode == "bwrap" and remedy is not None:
         raise IsolationUnavailable(f"isolation mode 'bwrap' is not available: {remedy}")
-    if to_named_hosts and (mode == "none" or remedy is not None or network not in ("auto", "outbound")):
+    is_without = mode in ("none", "uid") or remedy is not None
+    if to_named_hosts and (is_without or network not in ("auto", "outbound")):
         raise IsolationUnavailable(
             "isolation.egress_allow needs mode bwrap and network outbound or auto"
             + ("" if remedy is None else f"; {remedy}")
         )
-    if mode == "none" or remedy is not None:
-        return _without_sandbox(network, [] if remedy is None else [remedy])
+    if is_without:
+        return _without_sandbox(mode, network, uids, [] if remedy is None else [remedy])
     is_up_to_template = network == "auto" and seen.cuts_network
     if network == "auto":
         network = "outbound" if to_named_hosts else "gateway_only" if seen.cuts_network else "open"
     way_out = None
     if network == "outbound" or (is_up_to_template and is_wanted):
-        way_out = find(seen.path, to_named_hosts=to_named_hosts)
-    if network == "outbound" and way_out is not None and way_out.remedy is not None:
-        raise IsolationUnavailable(f"isolation network 'outbound' is not available: {way_out.remedy}")
-    if network == "gateway_only" and not seen.cuts_network:
-        raise IsolationUnavailable(
-            "isolation network 'gateway_only' is not available: bubblewrap cannot make network namespaces "
-            "here; set network: open, or allow them in the container's seccomp profile"
-        )
-    no_way_out = (
-        [f"a template asks for network outbound: {way_out.remedy}"] if way_out and way_out.remedy else []
-    )
-    missing = {_NO_FILTER: not seen.filters_calls, _NO_PROCESS_LIMIT: not seen.counts_processes}
+        way_out = find(seen.path, to_named_hosts=to_named_hosts, uid=uids.uid if has_uids else None)
+    _refuse_network(network, seen, way_out)
+    wanted = way_out.remedy if way_out is not None else None
+    missing = {
+        _NO_FILTER: not seen.filters_calls,
+        _NO_PROCESS_LIMIT: not seen.counts_processes,
+        _all_root(uids): not has_uids and uids.obstacle != NOT_ROOT,
+        f"a template asks for network outbound: {wanted}": wanted is not None,
+    }
     return Isolation(
         "bwrap",
         network,
@@ -152,25 +164,52 @@ def resolve(
         disable_nesting=seen.disables_nesting,
         filter_calls=seen.filters_calls,
         count_processes=seen.counts_processes,
-        remedies=[*(text for text, is_missing in missing.items() if is_missing), *no_way_out],
+        remedies=[text for text, is_missing in missing.items() if is_missing],
         is_up_to_template=is_up_to_template,
         way_out=way_out,
+        has_uids=has_uids,
     )
 
 
-def _without_sandbox(network: str, remedies: Sequence[str]) -> Isolation:
+def _in_force(ours: Probe, uids: Uids) -> tuple[Probe, bool]:
+    """What bubblewrap can do for who will run it, and is that each user?"""
+    own = uids.found if uids.obstacle is None else None
+    return (own, True) if own is not None and own.works else (ours, False)
+
+
+def _refuse_network(network: str, seen: Probe, way_out: WayOut | None) -> None:
+    """Raises ``IsolationUnavailable`` for a network that cannot be had."""
+    if network == "outbound" and way_out is not None and way_out.remedy is not None:
+        raise IsolationUnavailable(f"isolation network 'outbound' is not available: {way_out.remedy}")
+    if network == "gateway_only" and not seen.cuts_network:
+        raise IsolationUnavailable(
+            "isolation network 'gateway_only' is not available: bubblewrap cannot make network namespaces "
+            "here; set network: open, or allow them in the container's seccomp profile"
+        )
+
+
+def _all_root(uids: Uids) -> str:
+    why = uids.obstacle or (uids.found.detail if uids.found is not None else "")
+    return f"every instance runs as root, with no Linux user of its own: {why}"
+
+
+def _without_sandbox(mode: str, network: str, uids: Uids, remedies: Sequence[str]) -> Isolation:
     if network in ("gateway_only", "outbound"):
         raise IsolationUnavailable(
             f"isolation network {network!r} needs mode bwrap" + "".join(f"; {remedy}" for remedy in remedies)
         )
+    has_uids = mode != "none" and uids.obstacle is None
+    if mode == "auto" and uids.obstacle not in (None, NOT_ROOT):
+        remedies = [*remedies, _all_root(uids)]
     return Isolation(
-        "none",
+        "uid" if has_uids else "none",
         "open",
         None,
         disable_nesting=False,
-        filter_calls=False,
-        count_processes=False,
-        remedies=tuple(remedies),
+        filter_calls=has_uids and platform.machine() in MACHINES,
+        count_processes=has_uids,
+        remedies=() if mode == "uid" else tuple(remedies),
+        has_uids=has_uids,
     )
 
 
@@ -182,16 +221,16 @@ def _remedy(seen: Probe) -> str | None:
     return None
 
 
-def _counts_processes() -> bool:
-    """Does the kernel count the processes of each user namespace apart, and does its limit hold for us?
+def _counts_processes(uid: int) -> bool:
+    """Does the kernel count the processes of each user namespace apart, and does its limit hold for ``uid``?
 
     It never holds for the host's root, whatever uid that has inside.
     """
     version = re.match(r"(\d+)\.(\d+)", platform.release())
-    return os.geteuid() != 0 and version is not None and tuple(map(int, version.groups())) >= (5, 14)
+    return uid != 0 and version is not None and tuple(map(int, version.groups())) >= (5, 14)
 
 
-def _try_filter(path: str) -> str | None:
+def _try_filter(path: str, uid: int | None = None) -> str | None:
     """As ``_try``, with the filter of system calls."""
     machine = platform.machine()
     if machine not in MACHINES:
@@ -200,12 +239,12 @@ def _try_filter(path: str) -> str | None:
     try:
         os.write(descriptor, filter_program(machine))
         os.lseek(descriptor, 0, os.SEEK_SET)
-        return _try(path, "--seccomp", str(descriptor), keep=(descriptor,))
+        return _try(path, "--seccomp", str(descriptor), keep=(descriptor,), uid=uid)
     finally:
         os.close(descriptor)
 
 
-def _try(path: str, *more: str, keep: Sequence[int] = ()) -> str | None:
+def _try(path: str, *more: str, keep: Sequence[int] = (), uid: int | None = None) -> str | None:
     """None when it ran, else why not. The descriptors of ``keep`` are passed on."""
     command = [path, *_TRIAL, *more, "--", "/bin/true"]
     try:
@@ -217,8 +256,12 @@ def _try(path: str, *more: str, keep: Sequence[int] = ()) -> str | None:
             check=False,
             env={"PATH": "/usr/bin:/bin"},
             pass_fds=keep,
+            cwd="/",
+            user=uid,
+            group=uid,
+            extra_groups=None if uid is None else [],
         )
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except (OSError, subprocess.SubprocessError) as error:
         return str(error)
     if done.returncode == 0:
         return None

@@ -20,10 +20,19 @@ from pool.keeper.starter import KeeperCommand, KeeperNotStarted, KeeperProcess, 
 from pool.launch import sandbox
 from pool.launch.base import InstanceHandle, InstanceListing, InstanceSink, Launcher, LaunchSpec, StopGraces
 from pool.launch.isolation import resolve
-from pool.launch.local_handle import Feed, LocalHandle, graces_of, launch_failed, listing_of, pool_error
+from pool.launch.local_handle import (
+    Feed,
+    LocalHandle,
+    check_takes_rights,
+    graces_of,
+    launch_failed,
+    listing_of,
+    pool_error,
+)
 from pool.launch.local_request import LocalRequests
 from pool.launch.runtime_dir import make_runtime_dir, runtime_dir_for
 from pool.launch.seccomp import filter_program
+from pool.launch.uids import find_uids
 from pool.model import InstanceId
 
 _OPEN_ATTEMPTS = 5
@@ -35,6 +44,13 @@ _UPGRADE_SECONDS = 90.0
 _UPGRADES_SINCE = 2
 
 _NO_KEEPER = "the keeper is not attached: open the launcher first"
+
+
+def _check_names(egress_allow: Sequence[str]) -> None:
+    try:
+        AllowList.of(egress_allow)
+    except ValueError as error:
+        raise BadRequest(f"bad pool configuration: egress_allow: {error}") from error
 
 
 class LocalLauncher(Launcher):
@@ -54,18 +70,17 @@ class LocalLauncher(Launcher):
     ) -> None:
         self._environment = os.environ if environment is None else environment
         self._config = config
+        _check_names(config.egress_allow)
+        self._wanted_runtime_dir = runtime_dir_for(config.data_dir, config.runtime_dir, self._environment)
+        self._runtime_dir = self._wanted_runtime_dir
+        uids = find_uids(config, self._wanted_runtime_dir)
         self._isolation = resolve(
             config.isolation_mode,
             config.isolation_network,
             to_named_hosts=bool(config.egress_allow),
+            uids=uids,
             is_wanted=templates_want_outbound,
         )
-        try:
-            AllowList.of(config.egress_allow)
-        except ValueError as error:
-            raise BadRequest(f"bad pool configuration: egress_allow: {error}") from error
-        self._wanted_runtime_dir = runtime_dir_for(config.data_dir, config.runtime_dir, self._environment)
-        self._runtime_dir = self._wanted_runtime_dir
         self._requests = LocalRequests(config, self._isolation, self._environment)
         self._client: KeeperClient | None = None
         self._keeper: KeeperProcess | None = None
@@ -85,7 +100,7 @@ class LocalLauncher(Launcher):
                 raise KeeperUnavailable(f"another server took over with epoch {self._fenced_by}")
             # a server with another environment may have started the keeper that runs
             self._runtime_dir = noted_runtime_dir(self._config.data_dir) or self._wanted_runtime_dir
-            make_runtime_dir(self._runtime_dir)
+            make_runtime_dir(self._runtime_dir, passable=self._isolation.has_uids)
             self._write_sandbox_files()
             client = await self._connect(max(epoch, self._epoch or 0))
             if self._keeper is not None:
@@ -104,7 +119,11 @@ class LocalLauncher(Launcher):
     async def start(self, spec: LaunchSpec, sink: InstanceSink) -> InstanceHandle:
         """See ``Launcher``."""
         client = self._attached()
-        request = self._requests.start(spec, self._runtime_dir)
+        if spec.uid is None:
+            request = self._requests.start(spec, self._runtime_dir)
+        else:
+            request = await asyncio.to_thread(self._requests.start, spec, self._runtime_dir)
+            await asyncio.to_thread(check_takes_rights, client)
         feed = Feed(sink)
         try:
             attached = await client.start(request, feed)
@@ -189,6 +208,10 @@ class LocalLauncher(Launcher):
                 raise pool_error(error) from error
         return done
 
+    def uid_range(self) -> tuple[int, int] | None:
+        """See ``Launcher``."""
+        return self._config.uid_range if self._isolation.has_uids else None
+
     def describe_isolation(self) -> tuple[str, str, Sequence[str]]:
         """See ``Launcher``."""
         return self._isolation.mode, self._isolation.network, self._isolation.remedies
@@ -272,6 +295,11 @@ class LocalLauncher(Launcher):
     def _write_sandbox_files(self) -> None:
         directory = self._config.data_dir / "sandbox"
         directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+        if self._isolation.has_uids:
+            directory.chmod(0o755)
+            # where the temporary directories are that each instance gets: to be passed through only
+            (self._config.data_dir / "tmp").mkdir(exist_ok=True)
+            (self._config.data_dir / "tmp").chmod(0o711)
         contents = {directory / name: text.encode() for name, text in sandbox.ETC_TEXTS.items()}
         if self._isolation.filter_calls:
             contents[self._requests.filter_path] = filter_program(platform.machine())

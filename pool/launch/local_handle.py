@@ -17,8 +17,11 @@ from pool.errors import (
     PoolError,
 )
 from pool.keeper.client import KeeperClient, KeeperError
+from pool.keeper.code_version import code_version
 from pool.launch.base import InstanceHandle, InstanceListing, InstanceSink, ProcessIdentity, StopGraces
 from pool.model import ExitStatus, InstanceId
+
+_RIGHTS_SINCE = 3
 
 
 class Feed:
@@ -142,6 +145,7 @@ def listing_of(facts: Mapping[str, Any]) -> InstanceListing:
         exit_status=None if ended is None else ExitStatus(ended["code"], ended["signal"], ended.get("cause")),
         exited_at=facts["exited_at"],
         stderr_tail=facts["stderr_tail"],
+        labels=facts["labels"],
     )
 
 
@@ -155,6 +159,18 @@ def launch_failed(error: KeeperError) -> LaunchFailed:
     return LaunchFailed(
         f"{error}: {stderr.strip()}" if stderr else str(error), details={**details, "stderr": stderr}
     )
+
+
+def check_takes_rights(client: KeeperClient) -> None:
+    """Blocking. Raises ``LaunchFailed`` for a keeper that would start an instance as root and say nothing."""
+    hello = client.hello
+    # one that was upgraded in place speaks the version of its first hello on, but runs our code
+    knows = hello is not None and (hello.version >= _RIGHTS_SINCE or hello.code == code_version())
+    if not knows:
+        raise LaunchFailed(
+            "the keeper that runs is of a version that knows no uids: it has to be upgraded first",
+            details={"step": "uid"},
+        )
 
 
 def pool_error(error: KeeperError) -> PoolError:

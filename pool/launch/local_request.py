@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import os
-import shutil
-import sys
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from pool.config import PoolConfig
 from pool.errors import LaunchFailed
+from pool.fs_identity import acting_as
 from pool.keeper.gateway import socket_directory
 from pool.launch import sandbox
 from pool.launch.base import LaunchSpec
+from pool.launch.cli import find_cli, for_everybody, interpreter_prefixes
 from pool.launch.isolation import Isolation
 from pool.launch.leftovers import temporary_name
+from pool.launch.uids import first_blocked, trial_uid
 from pool.launch.way_out import find_way_out
 
 
@@ -36,26 +36,33 @@ class LocalRequests:
     def start(self, spec: LaunchSpec, runtime_dir: Path) -> dict[str, Any]:
         """The request for ``spec`` to the keeper of ``runtime_dir``; makes the config directory.
 
-        Raises ``LaunchFailed``.
+        Blocking when the CLI has to be copied first, so that ``spec.uid`` can run it. Raises
+        ``LaunchFailed``.
         """
         cli = find_cli(self._config.cli_path)
+        if spec.uid is not None:
+            cli = for_everybody(cli, self._config.data_dir)
+        elif self._isolation.mode == "uid":
+            raise LaunchFailed("no instance without a uid in isolation mode 'uid'", details={"step": "uid"})
         if not spec.workspace.is_dir():
             raise LaunchFailed(
                 f"the workspace {spec.workspace} is not a directory", details={"step": "workspace"}
             )
         try:
-            (spec.home / ".claude").mkdir(mode=0o700, parents=True, exist_ok=True)
+            with acting_as(spec.uid or 0, spec.uid or 0):
+                (spec.home / ".claude").mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise LaunchFailed(f"cannot make the home: {error}", details={"step": "home"}) from error
-        prefixes = interpreter_prefixes(cli)
+        prefixes = [one for one in interpreter_prefixes(cli) if _can_reach(spec.uid, one)]
         model_dir = socket_directory(runtime_dir, spec.instance_id)
         fill = self._sandboxed if self._isolation.mode == "bwrap" else self._plain
         network = self._isolation.network_for(spec.network)
         return {
             "instance": spec.instance_id,
-            "isolation": self._isolation.label(network),
+            "isolation": _labelled(self._isolation.label(network), spec.uid),
             "labels": dict(spec.labels),
             "limits": self._group_limits(spec),
+            "rights": None if spec.uid is None else self._rights(spec, spec.uid),
             **fill(spec, cli, prefixes, model_dir),
         }
 
@@ -100,7 +107,9 @@ class LocalRequests:
         if isolation.network_for(spec.network) != "outbound":
             return None
         # a template that asks for it may have come after the start
-        found = isolation.way_out or find_way_out(isolation.bwrap or "bwrap")
+        found = isolation.way_out or find_way_out(
+            isolation.bwrap or "bwrap", uid=None if spec.uid is None else trial_uid(self._config)
+        )
         if found.remedy is not None:
             raise LaunchFailed(
                 f"the template asks for network outbound, which is not available: {found.remedy}",
@@ -120,12 +129,33 @@ class LocalRequests:
         quota = self._config.quotas.for_user(spec.key.user_id)
         return {"memory_bytes": quota.memory_bytes, "processes": quota.max_processes}
 
+    def _rights(self, spec: LaunchSpec, uid: int) -> dict[str, Any]:
+        """As whom it runs; the sandbox sets its own limits and filter."""
+        if self._isolation.mode == "bwrap":
+            return {"uid": uid}
+        held = self._limits(spec)
+        limits = {
+            "core": 0,
+            "nofile": sandbox.OPEN_FILES,
+            "nproc": held.processes and max(held.processes, sandbox.LEAST_PROCESSES),
+            "data": held.data_bytes and max(held.data_bytes, sandbox.LEAST_DATA_BYTES),
+        }
+        return {
+            "uid": uid,
+            "limits": {name: value for name, value in limits.items() if value is not None},
+            "filter": str(self.filter_path) if self._isolation.filter_calls else None,
+        }
+
     def _limits(self, spec: LaunchSpec) -> sandbox.Limits:
         quota = self._config.quotas.for_user(spec.key.user_id)
         return sandbox.Limits(
-            processes=quota.max_processes if self._isolation.count_processes else None,
+            processes=quota.max_processes if self._can_count(spec) else None,
             data_bytes=quota.memory_bytes,
         )
+
+    def _can_count(self, spec: LaunchSpec) -> bool:
+        """The kernel never counts root's processes: one of root's beside others that have uids."""
+        return self._isolation.count_processes and (spec.uid is not None or not self._isolation.has_uids)
 
     def _plain(
         self, spec: LaunchSpec, cli: Path, prefixes: Sequence[Path], model_dir: Path
@@ -147,38 +177,10 @@ class LocalRequests:
         }
 
 
-def find_cli(configured: Path | None) -> Path:
-    """The CLI to run: the configured one, the wheel's, or ``claude`` on PATH. Raises ``LaunchFailed``."""
-    found = configured or _bundled_cli()
-    if found is None:
-        on_path = shutil.which("claude")
-        found = None if on_path is None else Path(on_path)
-    if found is None:
-        raise LaunchFailed("no claude CLI: install claude-agent-sdk or set cli.path", details={"step": "cli"})
-    real = found.resolve()
-    if not real.is_file() or not os.access(real, os.X_OK):
-        raise LaunchFailed(f"the CLI {found} is not an executable file", details={"step": "cli"})
-    return real
+def _can_reach(uid: int | None, directory: Path) -> bool:
+    return uid is None or first_blocked(directory / "bin", uid) is None
 
 
-def _bundled_cli() -> Path | None:
-    spec = find_spec("claude_agent_sdk")
-    if spec is None or spec.origin is None:
-        return None
-    path = Path(spec.origin).parent / "_bundled" / "claude"
-    return path if path.exists() else None
-
-
-def interpreter_prefixes(cli: Path) -> Sequence[Path]:
-    """Directories that a CLI which is a script needs to run; none for a real binary."""
-    with cli.open("rb") as file:
-        first = file.readline(512)
-    if not first.startswith(b"#!"):
-        return []
-    words = os.fsdecode(first[2:]).split()
-    prefixes = [Path(sys.prefix), Path(sys.base_prefix)]
-    if words and words[0].endswith("/bin/" + Path(words[0]).name):
-        named = Path(words[0]).parent.parent
-        prefixes += [named, Path(words[0]).resolve().parent.parent]
-    unique = dict.fromkeys(prefix for prefix in prefixes if prefix.is_dir() and prefix != Path("/"))
-    return [prefix for prefix in unique if str(prefix) != "/usr"]
+def _labelled(label: str, uid: int | None) -> str:
+    """What people and records see: "bwrap+uid/gateway_only" when the sandbox runs as the user."""
+    return label if uid is None else label.replace("bwrap/", "bwrap+uid/", 1)

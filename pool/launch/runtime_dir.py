@@ -33,8 +33,11 @@ def runtime_dir_for(data_dir: Path, override: Path | None, environment: Mapping[
     return Path(f"/tmp/claude-pool-{uid}") / name
 
 
-def make_runtime_dir(directory: Path) -> None:
+def make_runtime_dir(directory: Path, *, passable: bool = False) -> None:
     """Make the directory and its parent, 0700 and ours; both are checked when they exist.
+
+    ``passable``: 0711, so that other users come through to a socket of theirs
+    whose place they are told.
 
     Raises ``KeeperUnavailable`` when somebody else owns or may enter it, when
     it is a symbolic link, or when its path is too long for a socket.
@@ -51,6 +54,10 @@ def make_runtime_dir(directory: Path) -> None:
             _check_private(directory.parent)
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         _check_private(directory)
+        if passable:
+            for place in (directory.parent, directory):
+                if place.name.startswith("claude-pool") or place == directory:
+                    place.chmod(0o711)
     except OSError as error:
         raise KeeperUnavailable(f"cannot make the runtime directory {directory}: {error}") from error
 
@@ -61,5 +68,5 @@ def _check_private(directory: Path) -> None:
         raise KeeperUnavailable(f"{directory} is not a directory; remove it")
     if found.st_uid != os.geteuid():
         raise KeeperUnavailable(f"{directory} belongs to uid {found.st_uid}, not to us; remove it")
-    if found.st_mode & 0o077:
+    if found.st_mode & 0o066:
         raise KeeperUnavailable(f"{directory} is open to others; run: chmod 700 {directory}")

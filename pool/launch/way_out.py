@@ -32,11 +32,13 @@ class WayOut:
 
 
 @cache
-def find_way_out(bwrap: str, *, to_named_hosts: bool = False) -> WayOut:
-    """Try it as a sandbox will use it; the answer of the first time is kept."""
+def find_way_out(bwrap: str, *, to_named_hosts: bool = False, uid: int | None = None) -> WayOut:
+    """Try it as a sandbox of ``uid`` (None: ours) will use it; the answer of the first time is kept."""
     if to_named_hosts:
         settings: dict[str, Any] = {"kind": "proxy", "port": PROXY_PORT}
-        problem = _try({**settings, "egress": {"allow": []}}, [bwrap, *_TRIAL, *_FILES, "--", "/bin/true"])
+        problem = _try(
+            {**settings, "egress": {"allow": []}, "uid": uid}, [bwrap, *_TRIAL, *_FILES, "--", "/bin/true"]
+        )
         return WayOut(settings, None if problem is None else _remedy(problem))
     programs = {name: shutil.which(name, path=_SYSTEM_DIRECTORIES) for name in ("slirp4netns", "nft")}
     packages = {"slirp4netns": "slirp4netns", "nft": "nftables"}
@@ -44,7 +46,7 @@ def find_way_out(bwrap: str, *, to_named_hosts: bool = False) -> WayOut:
     if missing:
         return WayOut({}, f"install what is missing: apt-get install {' '.join(missing)}")
     settings = {"kind": "outbound", "slirp4netns": programs["slirp4netns"], "nft": programs["nft"]}
-    problem = _try(settings, [bwrap, *_TRIAL, *_FILES, "--", "/bin/true"])
+    problem = _try({**settings, "uid": uid}, [bwrap, *_TRIAL, *_FILES, "--", "/bin/true"])
     return WayOut(settings, None if problem is None else _remedy(problem))
 
 

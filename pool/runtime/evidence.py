@@ -47,6 +47,10 @@ class Evidence:
             "checks": checks,
         }
 
+    def uid_range(self) -> tuple[int, int] | None:
+        """(first, last) of the Linux uids that users get, None where all run as the service."""
+        return self._supervisor.around.launcher.uid_range()
+
     async def run_checks(self) -> None:
         """Look again at what the health page tells: database, disk, keeper."""
         await self._checks.run()

@@ -55,6 +55,7 @@ def launch_spec(session: Session, instance: Instance, paths: WorkspacePaths) -> 
         home=paths.home,
         network=template.network,
         labels={"user": session.key.user_id, "session": session.key.session_id},
+        uid=paths.uid,
     )
 
 

@@ -21,6 +21,7 @@ from pool.model import ExitStatus, InstanceState, Place, Reason, SessionState
 from pool.runtime import edges
 from pool.runtime.instance import Instance
 from pool.runtime.launching import launch_spec, new_instance, note_identity
+from pool.runtime.ownership import prepared_paths
 
 if TYPE_CHECKING:
     from pool.runtime.session import Session
@@ -200,9 +201,7 @@ class Waking:
         seconds = around.config.start_timeout_seconds
         with around.counters.spawn_step.timed("workspace"):
             async with _within(seconds, "workspace"):
-                paths = await asyncio.to_thread(
-                    around.workspaces.ensure, session.key.user_id, session.record.template
-                )
+                paths = await prepared_paths(session)
         await self._keeper()
         instance = new_instance(session)
         try:

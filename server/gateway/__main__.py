@@ -82,7 +82,7 @@ async def _follow(channel: socket.socket, listeners: Listeners) -> None:
     async for order in orders(channel):
         if isinstance(order, Listen):
             try:
-                await listeners.listen(Caller(order.instance, order.labels), order.listener)
+                await listeners.listen(Caller(order.instance, order.labels), order.listener, order.uid)
             except OSError as error:
                 order.listener.close()
                 fields = {"instance": order.instance, "reason": str(error)}

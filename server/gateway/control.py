@@ -24,11 +24,15 @@ _LABELS = ("user", "session", "purpose")
 
 @dataclass(frozen=True, slots=True)
 class Listen:
-    """Serve ``listener`` for ``instance``; whoever takes the order owns the socket."""
+    """Serve ``listener`` for ``instance``; whoever takes the order owns the socket.
+
+    ``uid`` is whose processes may call, None: whoever gets as far as the socket.
+    """
 
     instance: str
     listener: socket.socket
     labels: Mapping[str, str] = field(default_factory=dict)
+    uid: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +112,10 @@ def _parsed(body: object, descriptors: list[int]) -> Order:
         raise ValueError("neither listen nor end")
     if len(descriptors) != 1:
         raise ValueError("listen carries one listening socket")
-    return Listen(body["instance"], _listener(descriptors[0]), _labels(body.get("labels")))
+    uid = body.get("uid")
+    if uid is not None and not isinstance(uid, int):
+        raise ValueError("a uid is a number")
+    return Listen(body["instance"], _listener(descriptors[0]), _labels(body.get("labels")), uid)
 
 
 def _listener(descriptor: int) -> socket.socket:

@@ -378,6 +378,10 @@ class FakePool:
         async for piece in export(PersonalData(self.database), Workspaces(self.data_dir).paths(user_id)):
             yield piece
 
+    def uid_range(self) -> tuple[int, int] | None:
+        """See ``pool.ClaudeInstancePool.uid_range``."""
+        return None
+
     def isolation(self) -> tuple[str, str, Sequence[str]]:
         return "none", "open", ["install bubblewrap"]
 

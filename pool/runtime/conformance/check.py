@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
@@ -146,7 +147,12 @@ class Conformance:
             workspace=scratch / "workspace",
             home=scratch / "home",
             labels={"user": "", "session": "", "purpose": PURPOSE},
+            uid=self._trial_uid(),
         )
+
+    def _trial_uid(self) -> int | None:
+        uids = self._around.launcher.uid_range()
+        return None if uids is None else uids[0]
 
     # --- results ---------------------------------------------------------------------------
 
@@ -178,8 +184,11 @@ class Conformance:
         for directory in (self._directory, scratch):
             directory.mkdir(parents=True, exist_ok=True)
             directory.chmod(0o711)
+        uid = self._trial_uid()
         for name in ("workspace", "home"):
             (scratch / name).mkdir(mode=0o700)
+            if uid is not None:
+                os.chown(scratch / name, uid, uid)
 
     def _sweep(self) -> None:
         """Remove what a killed server left."""

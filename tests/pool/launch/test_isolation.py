@@ -6,7 +6,7 @@ import pytest
 
 from pool.errors import IsolationUnavailable
 from pool.launch import isolation
-from pool.launch.isolation import Probe, resolve
+from pool.launch.isolation import NOT_ROOT, Probe, Uids, resolve
 from pool.launch.way_out import WayOut
 
 FULL = Probe(
@@ -64,11 +64,11 @@ def test_the_remedy_is_told_when_auto_makes_do() -> None:
     assert not resolve("none", "auto", FULL).remedies
 
 
-def works(_bwrap: str, *, to_named_hosts: bool) -> WayOut:
+def works(_bwrap: str, *, to_named_hosts: bool, uid: int | None) -> WayOut:
     return WayOut({"kind": "proxy" if to_named_hosts else "outbound"})
 
 
-def works_not(_bwrap: str, *, to_named_hosts: bool) -> WayOut:
+def works_not(_bwrap: str, *, to_named_hosts: bool, uid: int | None) -> WayOut:
     return WayOut({}, "apt-get install slirp4netns")
 
 
@@ -118,3 +118,45 @@ def test_a_sandbox_without_a_filter_of_calls_says_so() -> None:
     remedies = resolve("auto", "auto", NO_NET).remedies
     assert any("system calls" in remedy for remedy in remedies)
     assert any("processes of a sandbox" in remedy for remedy in remedies)
+
+
+BLOCKED = Uids("other users cannot pass through /root: chmod o+x /root")
+AS_ROOT = Probe("/usr/bin/bwrap", works=True, cuts_network=True, filters_calls=True)
+
+
+@pytest.mark.parametrize(
+    ("mode", "found", "uids", "expected"),
+    [
+        ("auto", AS_ROOT, Uids(None, FULL), ("bwrap", "gateway_only", True)),
+        ("bwrap", AS_ROOT, Uids(None, FULL), ("bwrap", "gateway_only", True)),
+        ("auto", AS_ROOT, Uids(None, BROKEN), ("bwrap", "gateway_only", False)),
+        ("auto", AS_ROOT, BLOCKED, ("bwrap", "gateway_only", False)),
+        ("auto", MISSING, Uids(None, MISSING), ("uid", "open", True)),
+        ("auto", MISSING, BLOCKED, ("none", "open", False)),
+        ("uid", AS_ROOT, Uids(None, FULL), ("uid", "open", True)),
+        ("none", AS_ROOT, Uids(None, FULL), ("none", "open", False)),
+    ],
+)
+def test_root_gives_each_user_a_uid_where_that_works(
+    mode: str, found: Probe, uids: Uids, expected: tuple[str, str, bool]
+) -> None:
+    resolved = resolve(mode, "auto", found, uids)
+    assert (resolved.mode, resolved.network, resolved.has_uids) == expected
+    assert resolved.count_processes is resolved.has_uids
+
+
+def test_what_keeps_users_from_having_uids_is_told_to_root_only() -> None:
+    for found in (AS_ROOT, MISSING):
+        assert any("chmod o+x /root" in remedy for remedy in resolve("auto", "auto", found, BLOCKED).remedies)
+    remedies = resolve("auto", "auto", AS_ROOT, Uids(None, BROKEN)).remedies
+    assert any("runs as root" in one and "No permissions to create new namespace" in one for one in remedies)
+    assert not resolve("auto", "auto", FULL, Uids(NOT_ROOT)).remedies
+    assert not resolve("auto", "auto", AS_ROOT, Uids(None, FULL)).remedies
+
+
+@pytest.mark.parametrize("uids", [BLOCKED, Uids(NOT_ROOT)])
+def test_mode_uid_that_cannot_be_had_is_refused_with_the_reason(uids: Uids) -> None:
+    with pytest.raises(IsolationUnavailable, match=r"'uid' is not available.*(chmod|root)"):
+        resolve("uid", "auto", FULL, uids)
+    with pytest.raises(IsolationUnavailable, match="needs mode bwrap"):
+        resolve("uid", "gateway_only", FULL, Uids(None, FULL))

@@ -64,8 +64,10 @@ class GatewayProcess:
     channel: socket.socket
     data_dir: Path
 
-    def listen(self, instance: str, listener: socket.socket, **labels: str) -> None:
-        order = {"op": "listen", "instance": instance, "labels": labels}
+    def listen(
+        self, instance: str, listener: socket.socket, *, uid: int | None = None, **labels: str
+    ) -> None:
+        order = {"op": "listen", "instance": instance, "labels": labels, "uid": uid}
         socket.send_fds(self.channel, [json.dumps(order).encode()], [listener.fileno()])
 
     def order(self, order: object) -> None:

@@ -56,6 +56,22 @@ async def test_each_instance_is_served_on_its_own_socket(tmp_path: Path, short_d
             ]
 
 
+async def test_only_processes_of_the_instances_user_are_answered(tmp_path: Path, short_dir: Path) -> None:
+    with listening_socket(short_dir / "a") as a, listening_socket(short_dir / "b") as b:
+        async with gateway_process(tmp_path) as gateway:
+            gateway.listen("i-a", a, uid=os.geteuid())
+            gateway.listen("i-b", b, uid=os.geteuid() + 1)
+            assert await said(short_dir / "a", "say one") == "one"
+            async with (
+                caller_session(short_dir / "b") as caller,
+                caller.post("/v1/messages", json=asking("say two")) as response,
+            ):
+                assert response.status == 403
+                assert (await response.json())["error"]["type"] == "permission_error"
+            await eventually(lambda: events(gateway, "a stranger called") == ["i-b"])
+            assert events(gateway, "call") == ["i-a"]
+
+
 async def test_end_stops_one_instance_and_cancels_its_calls(tmp_path: Path, short_dir: Path) -> None:
     with listening_socket(short_dir / "a") as a, listening_socket(short_dir / "b") as b:
         async with gateway_process(tmp_path) as gateway, caller_session(short_dir / "a") as caller:

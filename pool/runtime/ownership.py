@@ -1,0 +1,47 @@
+"""As which Linux user a session's instance runs, and that the user's files are theirs before it does."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from pool.errors import Conflict
+from pool.model import UserId
+from pool.workspace.workspaces import WorkspacePaths
+
+if TYPE_CHECKING:
+    from pool.runtime.session import Session
+    from pool.runtime.surroundings import Surroundings
+
+
+async def prepared_paths(session: Session) -> WorkspacePaths:
+    """The user's directories, made and owned as they should be; ``uid`` is whom to run as.
+
+    Files that belong to another uid (of an earlier version, of another
+    ``uid_range``) change hands here. While an instance that was started before
+    still lives on them, a new one runs as their present owner too.
+    Raises what ``Workspaces.ensure`` and ``Store.uid_of`` raise.
+    """
+    around, user, template = session.around, session.key.user_id, session.record.template
+    uid = await _uid_of(around, user)
+    ensure = around.workspaces.ensure
+    paths = await asyncio.to_thread(ensure, user, template, uid=uid)
+    if paths.is_settled:
+        return paths
+    listed = await around.launcher.list()
+    if any(one.exit_status is None and one.labels.get("user") == user for one in listed):
+        return paths
+    paths = await asyncio.to_thread(ensure, user, template, uid=uid, may_change_owner=True)
+    if not paths.is_settled:
+        raise Conflict(f"the files of {user} belong to another Linux user and cannot be given to uid {uid}")
+    return paths
+
+
+async def _uid_of(around: Surroundings, user: UserId) -> int | None:
+    uids = around.launcher.uid_range()
+    if uids is None:
+        return None
+    # the first is for trials
+    first, last = uids[0] + 1, uids[1]
+    highest = await asyncio.to_thread(around.workspaces.highest_uid)
+    return await around.store.uid_of(user, first, last, highest)
