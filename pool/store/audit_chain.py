@@ -35,6 +35,7 @@ class AuditChain:
         self._appended: list[Place] = []
         self._note: AuditEntry | None = None
         self._is_open = False
+        self._is_unsure = False
         self.trouble: str | None = None
 
     def append(self, connection: sa.Connection, entries: Sequence[AuditEntry]) -> None:
@@ -85,13 +86,17 @@ class AuditChain:
 
     def before_commit(self, connection: sa.Connection) -> None:
         """A transaction is about to be committed."""
-        if not self._is_open or self._end is None:
+        if not self._is_open or self._end is None or not self._appended:
             return
-        # What was appended last may have been rolled back to a savepoint since.
-        stored = _last(connection)
+        stored = _last(connection) if self._is_unsure else self._appended[-1]
+        self._appended.clear()
         if stored.seq > self._end.seq:
             self._keep(Head(self._end, stored))
-            self._appended = [stored]
+            self._appended.append(stored)
+
+    def rolled_back(self) -> None:
+        """What was appended last may be gone again: the database must be asked."""
+        self._is_unsure = True
 
     def after_commit(self) -> None:
         """It was committed."""
@@ -99,7 +104,7 @@ class AuditChain:
             self._end, self._note = self._appended[-1], None
             self._keep(Head(self._end))
         self._appended.clear()
-        self._is_open = False
+        self._is_open = self._is_unsure = False
 
     def close(self) -> None:
         """The last transaction is over."""

@@ -53,6 +53,9 @@ class Attendant(Protocol):
     def before_commit(self, connection: sa.Connection) -> None:
         """All work is done and will be committed; a retry tells it again."""
 
+    def rolled_back(self) -> None:
+        """Some of the work, or all of it, was taken back."""
+
     def after_commit(self) -> None:
         """It is committed."""
 
@@ -205,6 +208,8 @@ class Writer:
             transaction = connection.begin()
             try:
                 outcomes = [_perform(connection, job.work, alone=len(group) == 1) for job in group]
+                if self._attendant is not None and any(outcome.error is not None for outcome in outcomes):
+                    self._attendant.rolled_back()
                 if len(outcomes) == 1 and outcomes[0].error is not None:
                     transaction.rollback()
                     return outcomes
@@ -212,6 +217,8 @@ class Writer:
                     self._attendant.before_commit(connection)
                 _commit(transaction)
             except BaseException:
+                if self._attendant is not None:
+                    self._attendant.rolled_back()
                 _abandon(connection, transaction)
                 raise
         if self._attendant is not None:
