@@ -45,14 +45,13 @@ class Internet:
     """Two namespaces; ``inside`` is the prefix of a command that runs on the host of it."""
 
     def __init__(self, directory: Path) -> None:
-        self.name = f"cp{os.getpid()}"
-        self._far = f"{self.name}far"
+        self._near = self._far = 0
         self._directory = directory
         self.served = directory / "served"
         self._log = directory / "arrived"
         self._resolv = directory / "resolv.conf"
         self._tun = directory / "tun"
-        self.abstract = f"service-of-{self.name}"
+        self.abstract = f"service-of-{os.getpid()}"
         self._processes: list[subprocess.Popen[str]] = []
 
     @property
@@ -60,7 +59,7 @@ class Internet:
         """With the resolver of this internet, and a tun device that anybody may open, as udev makes it."""
         mounts = ((self._resolv, "/etc/resolv.conf"), (self._tun, "/dev/net/tun"))
         script = " && ".join([*(f"mount --bind {source} {target}" for source, target in mounts), 'exec "$@"'])
-        return ["ip", "netns", "exec", self.name, "sh", "-c", script, "sh"]
+        return [*_within(self._near), "unshare", "--mount", "sh", "-c", script, "sh"]
 
     def arrived(self, at: str) -> int:
         """How many connections and datagrams came to this address of the far side, or to the ``"host"``."""
@@ -73,23 +72,22 @@ class Internet:
         self._log.touch()
         os.mknod(self._tun, stat.S_IFCHR, os.makedev(10, 200))
         self._tun.chmod(0o666)
-        near, far = self.name, self._far
-        for name in (near, far):
-            _ip("netns", "add", name)
-            _ip("-n", name, "link", "set", "lo", "up")
-        _ip("-n", near, "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", far)
+        near, far = self._near, self._far = self._namespace(), self._namespace()
+        for pid in (near, far):
+            _ip(pid, "link", "set", "lo", "up")
+        _ip(near, "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", str(far))
         for address in (f"{OWN_PUBLIC}/24", f"{OWN_PRIVATE}/24"):
-            _ip("-n", near, "addr", "add", address, "dev", "eth0")
+            _ip(near, "addr", "add", address, "dev", "eth0")
         for address in _AWAY:
-            _ip("-n", far, "addr", "add", f"{address}/24", "dev", "eth0")
-        _ip("-n", near, "-6", "addr", "add", "fd00:77::1/64", "dev", "eth0", "nodad")
+            _ip(far, "addr", "add", f"{address}/24", "dev", "eth0")
+        _ip(near, "-6", "addr", "add", "fd00:77::1/64", "dev", "eth0", "nodad")
         for address in (f"{ULA}/64", f"{PUBLIC6}/64"):
-            _ip("-n", far, "-6", "addr", "add", address, "dev", "eth0", "nodad")
-        for name in (near, far):
-            _ip("-n", name, "link", "set", "eth0", "up")
-        _ip("-n", near, "route", "add", "default", "via", PUBLIC)
-        _ip("-n", near, "-6", "route", "add", "default", "via", ULA)
-        _ip("-n", far, "route", "add", "default", "via", OWN_PUBLIC)
+            _ip(far, "-6", "addr", "add", address, "dev", "eth0", "nodad")
+        for pid in (near, far):
+            _ip(pid, "link", "set", "eth0", "up")
+        _ip(near, "route", "add", "default", "via", PUBLIC)
+        _ip(near, "-6", "route", "add", "default", "via", ULA)
+        _ip(far, "route", "add", "default", "via", OWN_PUBLIC)
         services = json.dumps({"names": NAMES, "port": PORT, "multicast": MULTICAST, "resolver": RESOLVER})
         program = [
             sys.executable,
@@ -98,9 +96,9 @@ class Internet:
             services,
             str(self._log),
         ]
-        self._start([*_exec(far), *program], "ready")
+        self._start([*_within(far), *program], "ready")
         web = [sys.executable, "-I", "-u", "-m", "http.server", "--directory", str(self.served), "80"]
-        self._start([*_exec(far), *web], "Serving")
+        self._start([*_within(far), *web], "Serving")
 
     def host_service(self, port: int) -> None:
         """A service on all addresses of the host itself; what comes to it has arrived at ``"host"``."""
@@ -120,17 +118,19 @@ class Internet:
             "        log.write('host\\n')\n"
         )
         words = [sys.executable, "-I", "-c", program, str(port), str(self._log), self.abstract]
-        self._start([*_exec(self.name), *words], "ready")
+        self._start([*_within(self._near), *words], "ready")
 
     def close(self) -> None:
-        """End the services and remove the namespaces."""
+        """End the services and the namespaces with them."""
         for process in self._processes:
             process.kill()
             process.wait()
             if process.stdout is not None:
                 process.stdout.close()
-        for name in (self.name, self._far):
-            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
+
+    def _namespace(self) -> int:
+        """A process in a network namespace of its own, which lives as long as it does."""
+        return self._start(["unshare", "--net", "sh", "-c", "echo ready; exec sleep infinity"], "ready").pid
 
     def _start(self, command: Sequence[str], word: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
@@ -146,12 +146,12 @@ class Internet:
         return process
 
 
-def _exec(name: str) -> list[str]:
-    return ["ip", "netns", "exec", name]
+def _within(pid: int) -> list[str]:
+    return ["nsenter", f"--net=/proc/{pid}/ns/net"]
 
 
-def _ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True, capture_output=True)
+def _ip(pid: int, *words: str) -> None:
+    subprocess.run([*_within(pid), "ip", *words], check=True, capture_output=True)
 
 
 @contextlib.contextmanager

@@ -224,7 +224,9 @@ def _open_log(path: str, theirs: contextlib.ExitStack) -> int:
         with contextlib.suppress(FileNotFoundError):
             if os.stat(path).st_size > _LONG_LOG_BYTES:
                 os.replace(path, f"{path}.1")
-        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        directory = Path(path).parent
+        directory.parent.mkdir(mode=0o700, exist_ok=True)
+        directory.mkdir(mode=0o700, exist_ok=True)
         descriptor = os.open(
             path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
         )

@@ -120,7 +120,7 @@ class LocalRequests:
         labels = {"user": spec.key.user_id, "session": spec.key.session_id, "instance": spec.instance_id}
         return {
             **found.settings,
-            "log": str(self._config.data_dir / "egress" / f"{spec.key.user_id}.jsonl"),
+            "log": str(self._config.data_dir / "egress" / spec.key.user_id / "connections.jsonl"),
             "egress": {"allow": self._config.egress_allow, "labels": labels},
         }
 

@@ -123,6 +123,8 @@ class Workspaces:
         self._workspaces = data_dir / "workspaces"
         self._homes = data_dir / "homes"
         self._applied = data_dir / "templates-applied"
+        # where the keeper writes down which hosts a user's sessions connected to
+        self._egress = data_dir / "egress"
         self._kept = data_dir / "kept"
         self._templates = Templates(templates_dir or shipped_templates())
         # Two new users whose ids differ only in case must not both find no other.
@@ -255,7 +257,7 @@ class Workspaces:
         name = check_name(user_id, "user_id")
         failures: list[OSError] = []
         with self._making:
-            for parent in (self._applied, self._workspaces, self._homes):
+            for parent in (self._applied, self._workspaces, self._homes, self._egress):
                 failures.extend(_remove(parent, name))
         if failures:
             raise PoolError(f"the files of {name} could not all be removed: {failures[0].strerror}") from (

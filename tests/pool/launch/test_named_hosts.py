@@ -64,7 +64,11 @@ def seen_by(
     """What ``code`` sees in a sandbox, and what was written down of it."""
     program = f"{ATTEMPTS}\n{STEPS}\nseen = {{}}\n{code}\nprint(json.dumps(seen))"
     told = sandboxed(
-        program, prefix=net.inside, uid=uid, egress_allow=list(allow), read="data/egress/alice.jsonl"
+        program,
+        prefix=net.inside,
+        uid=uid,
+        egress_allow=list(allow),
+        read="data/egress/alice/connections.jsonl",
     )
     return told["seen"], [json.loads(line) for line in told["read"].splitlines()]
 

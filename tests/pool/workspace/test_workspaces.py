@@ -283,10 +283,15 @@ def test_removal_takes_one_users_things_and_nothing_else(workspaces: Workspaces,
     (closed / "inner").mkdir(parents=True)
     closed.chmod(0)
     os.mkfifo(paths.workspace / "pipe")
+    for user in ("alice", "bob"):
+        connections = tmp_path / "data" / "egress" / user
+        connections.mkdir(parents=True)
+        (connections / "connections.jsonl").write_text("{}")
     workspaces.remove("alice")
     workspaces.remove("alice")
     assert os.listdir(tmp_path / "data" / "workspaces") == ["bob"]
     assert os.listdir(tmp_path / "data" / "homes") == ["bob"]
+    assert os.listdir(tmp_path / "data" / "egress") == ["bob"]
     assert (outside / "kept").read_text() == "kept"
     assert (bob.workspace / "README.md").exists()
     workspaces.ensure("alice")
