@@ -51,7 +51,7 @@ async def read_audit(request: web.Request) -> web.Response:
     """``GET /api/v1/admin/audit``"""
     query = query_of(request, AuditQuery)
     audit = services_of(request).pool.audit
-    await audit.tell("audit.read", **query.model_dump(exclude_defaults=True))
+    await audit.tell("audit.read", asked=query.model_dump(exclude_defaults=True))
     records = await audit.page(
         after=query.after,
         before=query.before,

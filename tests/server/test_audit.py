@@ -170,10 +170,11 @@ async def test_administrators_read_the_log_in_pages_and_are_seen_reading(site: S
     second = await page(user="alice", limit=4, after=first["next"])
     assert [line["facts"]["number"] for line in second["records"]] == [2, 3, 4]
     assert second["next"] is None
+    assert len((await page(user="alice", action="prompt"))["records"]) == 5
     newest = await page(newest_first="true", limit=1)
     assert newest["records"][0]["action"] == "audit.read"
     assert newest["records"][0]["actor"] == "root"
-    assert len(await lines(site, action="audit.read")) == 3
+    assert len(await lines(site, action="audit.read")) == 4
     for query in ({"limit": "0"}, {"after": "x"}, {"nonsense": "1"}):
         async with root.get("api/v1/admin/audit", params=query) as response:
             assert await error_of(response) == (400, "bad_request")
