@@ -241,6 +241,7 @@ async def test_doctor_prints_one_line_a_check(short_dir: Path, fake_claude: Path
         "orphans",
         "disk",
         "database",
+        "data",
     ]
     broken = await run(short_dir / "data", "doctor", **fake(short_dir / "none"))
     assert broken.returncode == 1
