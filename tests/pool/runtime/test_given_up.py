@@ -127,9 +127,9 @@ async def test_a_disk_that_hangs_in_a_start_is_given_up_in_time(world: World) ->
     pool = await world.start(start_timeout_seconds=0.2)
     ensure, gate = pool._around.workspaces.ensure, threading.Event()
 
-    def slow(*words: Any) -> Any:
+    def slow(*words: Any, **more: Any) -> Any:
         gate.wait(10)
-        return ensure(*words)
+        return ensure(*words, **more)
 
     pool._around.workspaces.ensure = slow  # type: ignore[method-assign, assignment]
     with pytest.raises(errors.LaunchFailed) as failure:
