@@ -131,7 +131,7 @@ async def test_a_disk_that_hangs_in_a_start_is_given_up_in_time(world: World) ->
         gate.wait(10)
         return ensure(*words, **more)
 
-    pool._around.workspaces.ensure = slow  # type: ignore[method-assign, assignment]
+    pool._around.workspaces.ensure = slow  # type: ignore[method-assign]
     with pytest.raises(errors.LaunchFailed) as failure:
         await pool.get_or_create_instance("alice")
     assert failure.value.details["step"] == "workspace"
