@@ -35,6 +35,8 @@ class Quota:
     usd_per_day: float | None = None
     usd_per_month: float | None = None
     models: tuple[str, ...] | None = None
+    model_calls_per_minute: int | None = None
+    model_tokens_per_minute: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,7 @@ from server.door import Pool
 from server.errors import count_errors, errors_as_json
 from server.gateway.settings import describe as describe_model
 from server.headers import add_security_headers
+from server.notices import Notices
 from server.openapi import with_document
 from server.own_keys import OwnModelKeys
 from server.rest import account, admin, audit, export, model_keys, sessions, sign_in, turns, usage
@@ -98,6 +99,7 @@ def build_services(
         version=installed_version(),
         usage=usage_books,
         own_keys=own_keys,
+        notices=Notices(config.quotas, usage_books, live.tell_user, monotonic),
         notes=notes or {},
     )
 
@@ -137,7 +139,7 @@ def build_app(services: Services, *, web_dir: Path = WEB_DIR) -> web.Application
     app.on_response_prepare.append(count_errors(services.counts))
     app.on_shutdown.append(_end_connections)
     app.cleanup_ctx.append(health.background_checks)
-    app.cleanup_ctx.append(usage_reader(services.usage))
+    app.cleanup_ctx.append(usage_reader(services.usage, services.notices))
     add_routes(app, routes, base)
     _add_static(app, base, web_dir)
     return app

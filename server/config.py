@@ -242,6 +242,8 @@ class QuotaKeys(Section):
     usd_per_day: Seconds | None = None
     usd_per_month: Seconds | None = None
     models: Texts | None = None
+    model_calls_per_minute: Count | None = None
+    model_tokens_per_minute: Count | None = None
 
 
 # Tags that no user name can have, so that they can be told from one in the place of an error.
@@ -251,12 +253,24 @@ UserQuota = Annotated[
 ]
 
 
+class Team(Section):
+    """What ``members`` may use of the models together, beside what each may alone; None means no limit."""
+
+    members: Texts = []
+    tokens_per_day: Count | None = None
+    usd_per_day: Seconds | None = None
+    usd_per_month: Seconds | None = None
+    model_calls_per_minute: Count | None = None
+    model_tokens_per_minute: Count | None = None
+
+
 class Quotas(Section):
-    """Who has which limits: a user's own keys, over their plan's, over the default."""
+    """Who has which limits: a user's own keys, over their plan's, over the default. Teams share theirs."""
 
     default: QuotaKeys = QuotaKeys()
     plans: Annotated[dict[str, QuotaKeys], _FromJson] = {}
     users: Annotated[dict[str, UserQuota], _FromJson] = {}
+    teams: Annotated[dict[str, Team], _FromJson] = {}
 
     @model_validator(mode="after")
     def _plans_exist(self) -> Quotas:

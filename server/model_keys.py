@@ -126,7 +126,8 @@ def _write_budgets(config: ServerConfig, data_dir: Path) -> None:
     """The gateway holds users to their limits of model use by itself, also while no server runs."""
     book = quota_book(config.quotas)
     users = {user: asdict(book.for_user(user)) for user in book.users}
-    write_budgets(data_dir, asdict(book.default), users)
+    teams = {name: team.model_dump() for name, team in config.quotas.teams.items()}
+    write_budgets(data_dir, asdict(book.default), users, teams)
 
 
 def _plain(provider: Provider) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from server.auth.users import Users
 from server.config import ServerConfig
 from server.counts import Counts
 from server.door import Pool
+from server.notices import Notices
 from server.own_keys import OwnModelKeys
 from server.usage import UsageBooks
 
@@ -37,6 +38,7 @@ class Services:
     version: str
     usage: UsageBooks
     own_keys: OwnModelKeys
+    notices: Notices
     viewer_budget_bytes: int = 262144
     notes: dict[str, dict[str, Any]] = field(default_factory=dict)
     counts: Counts = field(default_factory=Counts)

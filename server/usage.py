@@ -20,9 +20,11 @@ from aiohttp import web
 from pool import UsageFigures, UsageRecord
 from pool.config import Quota
 from pool.errors import PoolError
-from server.gateway.budgets import Limits, uses_of
+from server.config import Team
+from server.gateway.budgets import Limits, RateLimits, uses_of
 from server.gateway.spending import Spent, day_of, month_start
 from server.gateway.usage_journal import Entry, journal_files, read_entries
+from server.notices import Notices, look_again
 
 _EVERY_SECONDS = 2.0
 _DAY_SECONDS = 86400.0
@@ -80,6 +82,12 @@ class UsageBooks:
         self._data_dir = data_dir
         self._offsets: dict[str, int] | None = None
         self._turn = asyncio.Lock()
+        self._users: set[str] = set()
+
+    def new_users(self) -> set[str]:
+        """Whose use was taken in since this was asked before."""
+        users, self._users = self._users, set()
+        return users
 
     async def take_in(self) -> None:
         """Bring the database up to what the journal holds now. Raises ``StoreUnavailable``, ``OSError``."""
@@ -131,10 +139,36 @@ class UsageBooks:
             found[use.name] |= {"warning": use.is_near, "resets_at": use.resets_at}
         return found
 
+    async def team_use(self, team: Team) -> list[dict[str, Any]]:
+        """How far the limits of a team are used by all its members together."""
+        limits = RateLimits.model_validate(team.model_dump(exclude={"members"}))
+        if not limits.has_budget:
+            return []
+        now = self.wall()
+        today, members = day_of(now), set(team.members)
+        day = await self.store.grouped("user", today, today)
+        month = await self.store.grouped("user", day_of(month_start(now)), today)
+        spent = Spent(
+            sum(figures.tokens for user, figures in day if user in members),
+            sum(figures.usd for user, figures in day if user in members),
+            sum(figures.usd for user, figures in month if user in members),
+        )
+        return [
+            {
+                "name": use.name,
+                "limit": use.limit,
+                "used": round(use.used, 9),
+                "warning": use.is_near,
+                "resets_at": use.resets_at,
+            }
+            for use in uses_of(limits, spent, now)
+        ]
+
     async def _store(self, stretch: _Stretch, offsets: dict[str, int]) -> None:
         records = [_record(entry) for entry in stretch.entries]
         if await self.store.take_in(stretch.file, stretch.start, stretch.end, records):
             offsets[stretch.file] = stretch.end
+            self._users.update(entry.user for entry in stretch.entries)
         else:
             offsets.update(await self.store.read_to())
 
@@ -181,11 +215,11 @@ def _record(entry: Entry) -> UsageRecord:
     )
 
 
-def reader(books: UsageBooks) -> Callable[[web.Application], AsyncIterator[None]]:
+def reader(books: UsageBooks, notices: Notices) -> Callable[[web.Application], AsyncIterator[None]]:
     """A cleanup context that keeps the database close behind the journal while the server runs."""
 
     async def running(_app: web.Application) -> AsyncIterator[None]:
-        task = asyncio.create_task(_read_on(books), name="usage-reader")
+        task = asyncio.create_task(_read_on(books, notices), name="usage-reader")
         yield
         task.cancel()
         with suppress(asyncio.CancelledError):
@@ -194,11 +228,12 @@ def reader(books: UsageBooks) -> Callable[[web.Application], AsyncIterator[None]
     return running
 
 
-async def _read_on(books: UsageBooks) -> None:
+async def _read_on(books: UsageBooks, notices: Notices) -> None:
     while True:
         try:
             await books.take_in()
             await books.tidy()
+            await look_again(notices, books.new_users())
         except (PoolError, OSError):
             _log.exception("the usage of the model gateway could not be taken over")
         await asyncio.sleep(_EVERY_SECONDS)

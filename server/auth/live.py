@@ -24,10 +24,11 @@ _LONGEST_TIMER_SECONDS = 86400.0
 
 @dataclass(eq=False, slots=True)
 class LiveConnection:
-    """A WebSocket or event stream that is open. ``end(code, reason)`` must not block."""
+    """A WebSocket or event stream that is open. ``end(code, reason)`` and ``tell(frame)`` must not block."""
 
     identity: Identity
     end: Callable[[int, str], None]
+    tell: Callable[[bytes], None] | None = None
     timer: asyncio.TimerHandle | None = None
 
 
@@ -60,15 +61,26 @@ class LiveConnections:
             if not self._seats[user]:
                 del self._seats[user]
 
-    def add(self, identity: Identity, end: Callable[[int, str], None]) -> LiveConnection:
+    def add(
+        self,
+        identity: Identity,
+        end: Callable[[int, str], None],
+        tell: Callable[[bytes], None] | None = None,
+    ) -> LiveConnection:
         """Remember an open connection; give the result to ``discard`` when it is closed.
 
         It is ended by itself when the credential expires.
         """
-        connection = LiveConnection(identity, end)
+        connection = LiveConnection(identity, end, tell)
         self._open.add(connection)
         self._watch_expiry(connection)
         return connection
+
+    def tell_user(self, user_id: str, frame: bytes) -> None:
+        """Send a frame to all open sockets of a user."""
+        for connection in list(self._open):
+            if connection.identity.user_id == user_id and connection.tell is not None:
+                connection.tell(frame)
 
     def discard(self, connection: LiveConnection) -> None:
         """It is closed."""

@@ -16,8 +16,9 @@ from server.gateway.body import RequestBody
 from server.gateway.choosing import Choice, choose
 from server.gateway.configuration import LiveConfiguration, LiveOwnKeys
 from server.gateway.demo.api import answer_as_demo
-from server.gateway.errors import budget_answer, error_answer, key_answer, trouble_answer
+from server.gateway.errors import budget_answer, error_answer, key_answer, rate_answer, trouble_answer
 from server.gateway.metering import Call, Metering
+from server.gateway.rates import TooFast
 from server.gateway.settings import DEMO_PROVIDER, GatewayConfigError
 from server.gateway.upstream import Upstreams, UpstreamTrouble
 
@@ -95,16 +96,15 @@ class Calls:
                 outcome["refused"] = "model"
                 return choice
             choice = self._with_own_key(choice, user)
+            is_metered = request.path == _METERED
+            reached = self._metering.reached(user, limits, is_own=choice.is_own) if is_metered else None
         except GatewayConfigError as error:
             message = f"The model gateway cannot use its configuration: {error}"
             return error_answer(500, "api_error", message, retry=False)
         outcome["provider"] = choice.name
-        if choice.is_own:
-            limits = limits.without_money()
-        reached = self._metering.reached(user, limits) if request.path == _METERED else None
         if reached is not None:
             outcome["refused"] = reached.name
-            return budget_answer(user, reached)
+            return rate_answer(reached) if isinstance(reached, TooFast) else budget_answer(user, reached)
         if not choice.provider.has_credential:
             outcome["refused"] = "no key"
             return key_answer(choice.name)

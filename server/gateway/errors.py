@@ -9,6 +9,7 @@ from aiohttp import web
 
 if TYPE_CHECKING:
     from server.gateway.budgets import Use
+    from server.gateway.rates import TooFast
     from server.gateway.upstream import UpstreamTrouble
 
 
@@ -29,6 +30,14 @@ def budget_answer(user: str, use: Use) -> web.Response:
     # Measured with the CLI: 429 reads as a limit and x-should-retry ends it at once; a 403 it words
     # as a failure to authenticate.
     return error_answer(429, "rate_limit_error", message, retry=False)
+
+
+def rate_answer(reached: TooFast) -> web.Response:
+    """The user or a team calls too fast: the CLI waits as long as it is told and tries again by itself."""
+    message = f"Too many model calls or tokens in a minute; {reached}."
+    response = error_answer(429, "rate_limit_error", message, retry=True)
+    response.headers["retry-after"] = str(max(1, math.ceil(reached.seconds)))
+    return response
 
 
 def model_answer(message: str) -> web.Response:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from server.gateway.budgets import Limits, Use, uses_of
+from server.gateway.budgets import Limits, RateLimits, TeamLimits, Use, uses_of
 from server.gateway.configuration import LiveBudgets
 from server.gateway.meter import Meter, Reading, meter_for
 from server.gateway.prices import cost_of, price_of
+from server.gateway.rates import Rates, TooFast
+from server.gateway.settings import GatewayConfigError
 from server.gateway.spending import Spending, Spent
 from server.gateway.usage_journal import Entry, UsageJournal
 
@@ -125,25 +127,66 @@ class Metering:
         self._spending = Spending(data_dir, self._journal, wall, monotonic)
         self._open: dict[str, set[Call]] = {}
         self._warned: set[tuple[str, str, float]] = set()
+        self._rates = Rates(monotonic)
         self._unpriced: set[tuple[str, str]] = set()
 
     def limits_of(self, user: str) -> Limits:
         """The limits in force. Raises ``GatewayConfigError`` while their file cannot be used."""
         return self._budgets.current().for_user(user)
 
-    def reached(self, user: str, limits: Limits) -> Use | None:
-        """The limit that ``user`` has used up, open calls included; the one that resets last, or None."""
-        if limits.tokens_per_day is None and limits.usd_per_day is None and limits.usd_per_month is None:
-            return None
-        uses = uses_of(limits, self._spent(user), self.wall())
+    def reached(self, user: str, limits: Limits, *, is_own: bool = False) -> Use | TooFast | None:
+        """What ``user``, or a team of theirs, has used up, open calls included; None when nothing.
+
+        ``is_own``: with a credential of the user's own, so that no money is
+        spent. Of several the one that ends last. Raises ``GatewayConfigError``.
+        """
+        teams = self._budgets.current().teams_of(user)
+        if is_own:
+            limits, teams = limits.without_money(), [(name, one.without_money()) for name, one in teams]
+        uses: list[Use] = []
+        if limits.has_budget:
+            uses += uses_of(limits, self._spent(user), self.wall())
+        for name, team in teams:
+            if team.has_budget:
+                uses += uses_of(team, self._spent_by(team), self.wall(), name)
         for use in uses:
             if use.is_near:
                 self._warn(user, use)
-        return max((use for use in uses if use.is_reached), key=lambda use: use.resets_at, default=None)
+        used_up = max((use for use in uses if use.is_reached), key=lambda use: use.resets_at, default=None)
+        return used_up or self._too_fast(user, limits, teams)
+
+    def _too_fast(self, user: str, limits: Limits, teams: Sequence[tuple[str, TeamLimits]]) -> TooFast | None:
+        keys: list[tuple[tuple[str, str], RateLimits]] = [(("user", user), limits)]
+        keys += [(("team", name), team) for name, team in teams]
+        found = (self._rates.reached(key, one) for key, one in keys)
+        return max((one for one in found if one is not None), key=lambda one: one.seconds, default=None)
+
+    def _count(self, user: str, *, calls: int = 0, tokens: int = 0) -> None:
+        """For the rates of the user and the teams."""
+        self._rates.count(("user", user), calls=calls, tokens=tokens)
+        try:
+            teams = self._budgets.current().teams_of(user)
+        except GatewayConfigError:
+            # The next call is refused for it.
+            return
+        for name, _team in teams:
+            self._rates.count(("team", name), calls=calls, tokens=tokens)
+
+    def _spent_by(self, team: TeamLimits) -> Spent:
+        total = Spent()
+        for user in dict.fromkeys(team.members):
+            one = self._spent(user)
+            total = Spent(
+                total.tokens_today + one.tokens_today,
+                total.usd_today + one.usd_today,
+                total.usd_this_month + one.usd_this_month,
+            )
+        return total
 
     def opened(self, call: Call) -> None:
         """A call begins."""
         self._open.setdefault(call.user, set()).add(call)
+        self._count(call.user, calls=1)
 
     def closed(self, call: Call, entry: Entry | None) -> None:
         """A call ended; ``entry`` None: the wire told nothing."""
@@ -153,6 +196,7 @@ class Metering:
             del self._open[call.user]
         if entry is None:
             return
+        self._count(entry.user, tokens=entry.tokens)
         self._spending.add(entry)
         self._journal.append(entry)
         place = (entry.provider, entry.model)
@@ -172,10 +216,10 @@ class Metering:
         return spent
 
     def _warn(self, user: str, use: Use) -> None:
-        key = (user, use.name, use.resets_at)
+        key = (use.team or user, use.name, use.resets_at)
         if key in self._warned:
             return
         # Yesterday's warnings are of no use any more.
         self._warned = {old for old in self._warned if old[2] > self.wall()} | {key}
-        fields = {"user": user, "limit": use.name, "used": use.used, "of": use.limit}
+        fields = {"user": user, "team": use.team, "limit": use.name, "used": use.used, "of": use.limit}
         _log.warning("four fifths of a limit are used", extra={"fields": fields})

@@ -30,6 +30,7 @@ async def me_object(services: Services, identity: Identity) -> dict[str, Any]:
         "scopes": sorted(identity.scopes),
         "multi_user": services.config.multi_user,
         "quotas": await _quotas(services, identity.user_id, instances),
+        "teams": await _teams(services, identity.user_id),
         "permission_modes": services.config.security.permission_modes,
     }
 
@@ -47,6 +48,15 @@ async def _quotas(services: Services, user_id: str, instances: list[InstanceInfo
     for name, use in (await services.usage.quota_use(user_id, quota)).items():
         quotas[name] |= use
     return quotas
+
+
+async def _teams(services: Services, user_id: str) -> list[dict[str, Any]]:
+    """The caller's teams and what is used of their limits; not by whom."""
+    return [
+        {"name": name, "limits": await services.usage.team_use(team)}
+        for name, team in services.config.quotas.teams.items()
+        if user_id in team.members
+    ]
 
 
 async def list_own_instances(request: web.Request) -> web.Response:

@@ -235,13 +235,15 @@ class Tokens(BaseModel):
 
 class Me(BaseModel):
     """The caller. ``quotas`` has for each limit ``limit`` (null: none) and ``used`` (null: not counted),
-    for limits of model use also ``warning`` (four fifths are used) and ``resets_at`` (seconds since 1970)."""
+    for limits of model use also ``warning`` (four fifths are used) and ``resets_at`` (seconds since 1970).
+    ``teams`` have the same of the limits that their members share."""
 
     user_id: str
     roles: list[str]
     scopes: list[str]
     multi_user: bool
     quotas: dict[str, dict[str, Any]]
+    teams: list[dict[str, Any]]
     permission_modes: list[str]
 
 

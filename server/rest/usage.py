@@ -69,7 +69,7 @@ class UsageReport(BaseModel):
     rows: list[UsageRow]
 
 
-Group = Literal["user", "session", "model", "provider", "day"]
+Group = Literal["user", "session", "model", "provider", "day", "team"]
 
 
 class UsageQuery(Schema):
@@ -128,7 +128,7 @@ async def _report(request: web.Request, user_id: str | None) -> dict[str, Any]:
     services = services_of(request)
     first, last = _days(query, services)
     await services.usage.take_in()
-    found = await services.usage.store.grouped(query.group, first, last, user_id=user_id)
+    found = await _grouped(services, query.group, first, last, user_id)
     return {
         "group": query.group,
         "first": _date(first),
@@ -136,6 +136,21 @@ async def _report(request: web.Request, user_id: str | None) -> dict[str, Any]:
         "total": _figures(_total(found)),
         "rows": _rows(query.group, found),
     }
+
+
+async def _grouped(
+    services: Services, group: Group, first: int, last: int, user_id: str | None
+) -> list[tuple[str, UsageFigures]]:
+    """Sums by ``group``. A team has what those have used who are its members today."""
+    if group != "team":
+        return await services.usage.store.grouped(group, first, last, user_id=user_id)
+    users = await services.usage.store.grouped("user", first, last, user_id=user_id)
+    teams = services.config.quotas.teams
+    return [
+        (name, _total([row for row in users if row[0] in set(team.members)]))
+        for name, team in sorted(teams.items())
+        if user_id is None or user_id in team.members
+    ]
 
 
 def _days(query: UsageQuery, services: Services) -> tuple[int, int]:

@@ -57,9 +57,9 @@ class Connection:
         if not self._socket.can_prepare(self._request):
             raise BadRequest("this is a WebSocket: the request must ask for an upgrade")
         await self._socket.prepare(self._request)
-        self._outbox.put([self._welcome()])
+        self._outbox.put([self._welcome(), *self._services.notices.of(self._identity.user_id)])
         self._writer = asyncio.create_task(self._write(), name="ws-writer")
-        live = self._services.live.add(self._identity, self.end)
+        live = self._services.live.add(self._identity, self.end, self._outbox.reply)
         self._services.counts.connections.change("ws", 1)
         code: int = WSCloseCode.INTERNAL_ERROR
         try:

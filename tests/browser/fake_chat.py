@@ -37,6 +37,7 @@ class FakeSite:
         self.refusing = False
         self.deaf = False
         self.health: dict[str, Any] = dict(_HEALTH)
+        self.notices: dict[str, list[Frame]] = defaultdict(list)
 
     def session(self, user: str, session_id: str) -> FakeSession:
         """The session, made when it is new."""
@@ -53,6 +54,13 @@ class FakeSite:
                 text=error_body("unauthorized", "sign in first"), content_type="application/json"
             )
         return user
+
+    async def notify(self, user: str, frame: Frame) -> None:
+        """Say something to a user, on sockets that are open and that will be."""
+        self.notices[user].append(frame)
+        for socket, owner in list(self.sockets.items()):
+            if owner == user:
+                await socket.send_json(frame)
 
     async def close_all(self, code: int, user: str | None = None) -> None:
         """Close sockets with a code; 0 cuts the connection without a word."""
@@ -195,6 +203,8 @@ async def chat(request: web.Request) -> web.StreamResponse:
     talk = Chat(site, user, socket)
     site.sockets[socket] = user
     talk.deliver({"type": "welcome", "protocol": 1, "user_id": user})
+    for notice in site.notices[user]:
+        talk.deliver(notice)
     writer = asyncio.create_task(talk.write())
     try:
         async for message in socket:

@@ -139,6 +139,8 @@ async def fake(request: web.Request) -> web.Response:
         site.refusing = request.query["on"] == "1"
     elif action == "deaf":
         site.deaf = request.query["on"] == "1"
+    elif action == "notice":
+        await site.notify(request.query["user"], json.loads(request.query["body"]))
     elif action == "health":
         site.health = json.loads(request.query["body"])
     elif action == "sessions":

@@ -3,7 +3,7 @@
  */
 
 import { isBusy } from "../core/fold.js";
-import { bannersOf } from "../core/health.js";
+import { bannerOfNotice, bannersOf } from "../core/health.js";
 import { sessionWords, titleFrom } from "../core/wording.js";
 import { api } from "../net/api.js";
 import { createSocket } from "../net/socket.js";
@@ -16,7 +16,15 @@ import { keepsakesOf, newId } from "./keepsakes.js";
 const LIST_EVERY = 20000;
 const HEALTH_EVERY = 30000;
 
-const state = { user: null, keepsakes: keepsakesOf(""), sessions: [], choices: { connected: false }, drawing: false };
+const state = {
+  user: null,
+  keepsakes: keepsakesOf(""),
+  sessions: [],
+  choices: { connected: false },
+  drawing: false,
+  health: null,
+  notices: [],
+};
 
 const socket = createSocket({
   frames: receiveFrames,
@@ -253,6 +261,12 @@ let listTimer = null;
 
 function receiveFrames(frames) {
   const welcome = frames.find((frame) => frame.type === "welcome");
+  if (welcome) state.notices = [];
+  const notices = frames.filter((frame) => frame.type === "notice").map(bannerOfNotice);
+  if (notices.length > 0) {
+    state.notices = [...state.notices, ...notices];
+    drawBanners();
+  }
   if (welcome) {
     takeChoices(welcome);
     conversations.retryLoads();
@@ -268,7 +282,12 @@ function receiveFrames(frames) {
 
 async function loadHealth() {
   const health = await guarded(api.health());
-  if (health) page.banners.site(bannersOf(health));
+  if (health) state.health = health;
+  drawBanners();
+}
+
+function drawBanners() {
+  page.banners.site([...bannersOf(state.health), ...state.notices]);
 }
 
 // --- drawing -----------------------------------------------------------------------------

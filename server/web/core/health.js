@@ -23,6 +23,13 @@ export function bannersOf(health) {
   return banners;
 }
 
+/** A word of the server to this user: {id, level, text, closable}. */
+export function bannerOfNotice(frame) {
+  const { quota, team, resets_at: until } = frame.details ?? {};
+  const id = `notice-${[frame.code, quota, team, until].filter(Boolean).join("-")}`;
+  return { id, level: "warning", text: sentence(frame.message ?? ""), closable: true };
+}
+
 /** Does the server answer with its built-in demo model? */
 export function usesDemoModel(health) {
   const model = health.model;

@@ -51,7 +51,7 @@ export function createBanners(retry) {
 function drawBanner(banner, hidden) {
   const node = el("div", { class: "banner", "data-level": banner.level, "data-testid": `banner-${banner.id}` });
   node.append(icon(banner.level === "info" ? "spark" : "warning"), el("p", {}, banner.text));
-  if (banner.level === "info") {
+  if (banner.level === "info" || banner.closable) {
     const close = el("button", { type: "button", class: "round bare", "aria-label": "Dismiss" }, icon("close"));
     close.addEventListener("click", () => {
       hidden.add(banner.id);
