@@ -285,3 +285,16 @@ async def test_what_the_cli_counts_is_what_the_journal_counts(place: Place) -> N
     assert entry.output_tokens == result["usage"]["output_tokens"]
     assert entry.input_tokens == result["usage"]["input_tokens"]
     assert (entry.user, entry.session) == ("alice", "default")
+
+
+async def test_who_calls_too_fast_is_slowed_and_not_failed(place: Place) -> None:
+    """The CLI waits as long as it is told; it would have tried again within a second by itself."""
+    data_dir = place.root / "data"
+    async with place.gateway(), place.running() as cli:
+        assert texts(await cli.turn("say first")) == ["first"]
+        write_budgets(data_dir, {"model_calls_per_minute": 1}, {})
+        cli.say("say second")
+        retry = await cli.until(lambda frame: frame.get("subtype") == "api_retry")
+        assert (retry["error_status"], retry["error"]) == (429, "rate_limit")
+        # it adds some of its own, so that not all come back at once
+        assert 2_000 < retry["retry_delay_ms"] <= 80_000
