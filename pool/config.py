@@ -100,6 +100,7 @@ class PoolConfig:
     approval_hold_seconds: float = 3600
     queue_length: int = 100
     queue_timeout_seconds: float = 120
+    store_timeout_seconds: float = 10
     spool_max_bytes: int = 536870912
     spool_segment_bytes: int = 67108864
     disk_reserve_bytes: int = 268435456

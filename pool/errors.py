@@ -26,6 +26,7 @@ The tree::
     │   └── UidsExhausted          uids_exhausted: every uid of the range was given out
     ├── KeeperUnavailable          keeper_unavailable
     ├── StoreUnavailable           store_unavailable: the database is locked, full, gone or too new
+    │   └── StoreTimeout           store_unavailable: it did not answer in time
     └── InvalidTransition          internal: a state machine met an event without a row
 
 Branch on the type or on ``code``, never on the text. HTTP statuses live in
@@ -197,6 +198,14 @@ class StoreUnavailable(PoolError):
     """
 
     code = "store_unavailable"
+
+
+class StoreTimeout(StoreUnavailable):
+    """The database did not answer in time; what was asked may be stored later.
+
+    ``details`` has the ``message_id`` of a message: the same one again finds
+    what was stored, or is taken as the first one.
+    """
 
 
 class InvalidTransition(PoolError):

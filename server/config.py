@@ -217,6 +217,7 @@ class Pool(Section):
     approval_hold_seconds: Seconds = 3600
     queue_length: Count = 100
     queue_timeout_seconds: Seconds = 120
+    store_timeout_seconds: Seconds = 10
     spool_max_bytes: Bytes = 536870912
     disk_reserve_bytes: Bytes = 268435456
     unload_seconds: Seconds = 300

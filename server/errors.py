@@ -16,7 +16,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from pydantic import ValidationError
 
-from pool.errors import BadRequest, PoolError, Refused
+from pool.errors import BadRequest, PoolError, Refused, StoreTimeout
 from server.counts import Counts
 
 _log = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ def describe(error: PoolError) -> dict[str, Any]:
     retry_after = retry_after_seconds(error)
     if retry_after is not None:
         body["retry_after"] = retry_after
-    if error.details and isinstance(error, Refused):
+    if error.details and isinstance(error, Refused | StoreTimeout):
         body["details"] = error.details
     return body
 

@@ -23,6 +23,7 @@ _POOL_KEYS = (
     "approval_hold_seconds",
     "queue_length",
     "queue_timeout_seconds",
+    "store_timeout_seconds",
     "spool_max_bytes",
     "disk_reserve_bytes",
     "unload_seconds",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-from pool.errors import Refused
+from pool.errors import Refused, StoreUnavailable
 from pool.model import TurnState
 from pool.runtime.counters import (
     LONG_SECONDS,
@@ -19,7 +19,7 @@ from pool.runtime.counters import (
 )
 
 _OUTCOMES = [state.value for state in TurnState if state.is_terminal]
-_REFUSALS = ("draining", "pool_full", "queue_full", "quota_exceeded", "rate_limited")
+_REFUSALS = ("draining", "pool_full", "queue_full", "quota_exceeded", "rate_limited", "store_unavailable")
 
 
 @dataclass
@@ -216,7 +216,7 @@ def counts_refusals(
     async def counted(self: _Door, /, *args: _Parameters.args, **kwargs: _Parameters.kwargs) -> _Result:
         try:
             return await verb(self, *args, **kwargs)
-        except Refused as error:
+        except (Refused, StoreUnavailable) as error:
             self.counters.rejected.add(error.code)
             raise
 

@@ -7,6 +7,8 @@ it has seen, and never to another.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
@@ -95,6 +97,18 @@ class Delivery:
         instance = self._session.instance
         if instance is not None:
             self._start(self._quietly(instance, line), f"answer:{self._session.key}")
+
+    def decide(self, line: bytes) -> asyncio.Task[None]:
+        """Write the answer to an approval once it is stored, whoever still waits for that."""
+        self._session.permission_settled()
+        work = self._decide(self._session.instance, line)
+        return self._session.around.tasks.spawn(work, f"answer:{self._session.key}")
+
+    async def _decide(self, instance: Instance | None, line: bytes) -> None:
+        await self._session.log.settled()
+        if instance is not None:  # else there is nothing left to approve
+            with contextlib.suppress(PoolError):
+                await instance.write(line)
 
     async def _quietly(self, instance: Instance, line: bytes) -> None:
         try:

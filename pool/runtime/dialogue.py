@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 import uuid
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import msgspec
@@ -29,6 +31,7 @@ from pool.protocol.content import check_content
 from pool.runtime import choices
 from pool.runtime.counting import counts_refusals
 from pool.runtime.faults import pause_point
+from pool.runtime.patience import store_answers
 from pool.runtime.session import Session, info_of
 from pool.runtime.turn_admission import TurnAdmission
 from pool.runtime.viewing import Viewing, check_title
@@ -59,7 +62,8 @@ class Dialogue(Viewing):
     ) -> tuple[SessionInfo, bool]:
         """The session and whether it was made now; without an id a new one is chosen."""
         key = self._key(user_id, session_id or uuid.uuid4().hex[:12])
-        session, created = await self._find_or_make(key, template, title, model, permission_mode)
+        async with self._patience():
+            session, created = await self._find_or_make(key, template, title, model, permission_mode)
         return session.info(), created
 
     @counts_refusals
@@ -110,7 +114,7 @@ class Dialogue(Viewing):
             await choices.set_model(session, check_model(model))
         if permission_mode is not None:
             await choices.set_permission_mode(session, permission_mode)
-        await session.log.settled()
+        await self._stored(session)
         return session.info()
 
     @counts_refusals
@@ -119,7 +123,7 @@ class Dialogue(Viewing):
         session = await self._get(user_id, session_id)
         if session.state is not SessionState.ARCHIVED:
             self._supervisor.archive(session)
-        await session.log.settled()
+        await self._stored(session)
 
     @counts_refusals
     async def fork_session(
@@ -132,13 +136,14 @@ class Dialogue(Viewing):
         record = source.record
         key = self._key(user_id, new_session_id or uuid.uuid4().hex[:12])
         title = f"{record.title} (fork)" if record.title else None
-        session, created = await self._find_or_make(
-            key, record.template, title, record.model, record.permission_mode
-        )
+        async with self._patience():
+            session, created = await self._find_or_make(
+                key, record.template, title, record.model, record.permission_mode
+            )
         if not created:
             raise BadRequest(f"session {key.session_id!r} exists already")
         session.patch(resume_from=record.cli_session)
-        await session.log.settled()
+        await self._stored(session)
         return session.info()
 
     @counts_refusals
@@ -146,14 +151,14 @@ class Dialogue(Viewing):
         """Take another model for this session."""
         session = await self._get(user_id, session_id)
         await choices.set_model(session, check_model(model) if model is not None else None)
-        await session.log.settled()
+        await self._stored(session)
 
     @counts_refusals
     async def set_permission_mode(self, user_id: str, session_id: str, mode: str) -> None:
         """Take another permission mode. Raises ``Forbidden`` for one that is not configured."""
         session = await self._get(user_id, session_id)
         await choices.set_permission_mode(session, mode)
-        await session.log.settled()
+        await self._stored(session)
 
     # --- messages ------------------------------------------------------------------------
 
@@ -172,7 +177,9 @@ class Dialogue(Viewing):
 
         ``on_accepted`` is called just before viewers get the turn's first
         frame. The same ``message_id`` again gives the first answer and runs
-        nothing; with other content it raises ``KeyReused``.
+        nothing; with other content it raises ``KeyReused``. Raises
+        ``StoreTimeout`` when the database does not answer: the message may be
+        stored later and run then, and the same ``message_id`` finds it.
         """
         if not _MESSAGE_ID.fullmatch(message_id):
             raise BadRequest(
@@ -183,31 +190,10 @@ class Dialogue(Viewing):
             raise BadRequest("the CLI in use cannot take a message literally; send it without 'literal'")
         key = self._key(user_id, session_id)
         digest = hashlib.sha256(msgspec.json.encode([checked, literal])).hexdigest()
-        session = await self._session_for_message(key)
-        async with session.accepting:
-            if session.message_ids.may_have(message_id):
-                await session.log.settled()  # the first one may still be on its way to the store
-                earlier = await self._supervisor.around.store.find_turn(key, message_id)
-                if earlier is not None:
-                    return _first_answer(earlier, digest, on_accepted)
-            await pause_point("accept.before_store")
-            self._check_admission(session)
-            turn_id = TurnId(str(uuid.uuid4()))
-            record = TurnRecord(
-                turn_id=turn_id,
-                key=key,
-                number=session.next_turn_number,
-                state=TurnState.QUEUED,
-                origin="user",
-                created_at=self._supervisor.around.clock.wall(),
-                message_id=message_id,
-                content_hash=digest,
-                position=len(session.turns.queued),
-                line=user_message(turn_id, checked, literal=literal),
-            )
-            if not session.record.title:
-                session.patch(title=_title_of(checked))
-            return await session.accept(record, checked, on_accepted)
+        async with self._patience(message_id):
+            session = await self._session_for_message(key)
+            async with session.accepting:
+                return await self._accept(session, checked, message_id, digest, literal, on_accepted)
 
     @counts_refusals
     async def interrupt(self, user_id: str, session_id: str) -> None:
@@ -215,7 +201,7 @@ class Dialogue(Viewing):
         session = await self._get(user_id, session_id)
         session.interrupt()
         session.log.flush()
-        await session.log.settled()
+        await self._stored(session)
 
     @counts_refusals
     async def permissions(self, user_id: str, session_id: str) -> list[PermissionInfo]:
@@ -245,9 +231,51 @@ class Dialogue(Viewing):
             scope=scope,
             answered_by=answered_by,
         )
-        await session.write_answer(line)
+        async with self._patience():
+            await asyncio.shield(session.delivery.decide(line))
 
     # --- inside --------------------------------------------------------------------------
+
+    def _patience(self, message_id: str | None = None) -> AbstractAsyncContextManager[None]:
+        return store_answers(self._supervisor.around.config.store_timeout_seconds, message_id)
+
+    async def _stored(self, session: Session) -> None:
+        async with self._patience():
+            await session.log.settled()
+
+    async def _accept(
+        self,
+        session: Session,
+        content: str | list[dict[str, Any]],
+        message_id: str,
+        digest: str,
+        literal: bool,
+        on_accepted: Callable[[Accepted], None] | None,
+    ) -> Accepted:
+        around = self._supervisor.around
+        if session.message_ids.may_have(message_id):
+            await session.log.settled()  # the first one may still be on its way to the store
+            earlier = await around.store.find_turn(session.key, message_id)
+            if earlier is not None:
+                return _first_answer(earlier, digest, on_accepted)
+        await pause_point("accept.before_store")
+        self._check_admission(session)
+        turn_id = TurnId(str(uuid.uuid4()))
+        record = TurnRecord(
+            turn_id=turn_id,
+            key=session.key,
+            number=session.next_turn_number,
+            state=TurnState.QUEUED,
+            origin="user",
+            created_at=around.clock.wall(),
+            message_id=message_id,
+            content_hash=digest,
+            position=len(session.turns.queued),
+            line=user_message(turn_id, content, literal=literal),
+        )
+        if not session.record.title:
+            session.patch(title=_title_of(content))
+        return await session.accept(record, content, on_accepted)
 
     async def _session_for_message(self, key: SessionKey) -> Session:
         session = await self._supervisor.find(key)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from pool.errors import BadRequest, PoolError
+from pool.errors import BadRequest
 from pool.launch.base import StopGraces
 from pool.lifecycle.instance import InstanceEvent
 from pool.lifecycle.session import SessionEvent, SessionMachine
@@ -176,15 +176,6 @@ class Session:
     def interrupt(self, reason: Reason | None = None) -> None:
         """End the running turn, withdraw the queued ones; the session stays usable."""
         self.turns.interrupt_all(reason)
-
-    async def write_answer(self, line: bytes) -> None:
-        """Write a stored answer; if the instance is gone there is nothing left to approve."""
-        instance = self.instance
-        self.permission_settled()
-        await self.log.settled()
-        if instance is not None:
-            with contextlib.suppress(PoolError):
-                await instance.write(line)
 
     def permission_settled(self) -> None:
         """If no approval is open any more, the turn runs again."""

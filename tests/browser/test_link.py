@@ -89,10 +89,12 @@ def test_a_cursor_that_is_none_begins_from_the_oldest_once(linking: Core) -> Non
     ) == [["reset", "subscribe:0"], []]
 
 
-def test_a_server_that_stops_gets_the_message_later(linking: Core) -> None:
+@pytest.mark.parametrize("code", ["draining", "store_unavailable"])
+def test_a_server_that_cannot_take_it_now_gets_the_same_message_later(linking: Core, code: str) -> None:
     assert linking(
+        f"const code = '{code}';"
         """rules.start(link, 0); up(0); rules.say(link, {type: 'send', message_id: 'm'});
-        const draining = hear({type: 'error', code: 'draining', message_id: 'm', retry_after: 10});
+        const draining = hear({type: 'error', code, message_id: 'm', retry_after: 10});
         const later = brief(rules.resend(link, 'm'));
         const refused = hear({type: 'error', code: 'quota_exceeded', message_id: 'm'});
         return [draining, later, refused, link.outbox.size];"""

@@ -18,6 +18,8 @@ const PONG_LIMIT = 10000;
 /** The close code of a credential that is not good any more. */
 export const GONE = 4401;
 const RESTARTING = 1012;
+/** Errors after which the same message, with its id, is sent again by itself. */
+const PASSING = new Set(["draining", "store_unavailable"]);
 
 /** A link that has not been started. phase: idle, connecting, greeting, open, waiting, signed_out. */
 export function newLink() {
@@ -120,13 +122,13 @@ const RECEIVED = {
   error(link, frame) {
     if (frame.code === "bad_cursor") return startOver(link, frame.session_id);
     link.answers.delete(frame.request_id);
-    if (frame.code === "draining" && link.outbox.has(frame.message_id)) return postponed(frame);
+    if (PASSING.has(frame.code) && link.outbox.has(frame.message_id)) return postponed(frame);
     link.outbox.delete(frame.message_id);
     return [{ do: "deliver", frame }];
   },
 };
 
-/** A server that stops takes nothing new: its successor, or the same one later, is asked again. */
+/** A server that stops, or whose database does not answer: its successor, or it later, is asked again. */
 function postponed(frame) {
   return [{ do: "resend", messageId: frame.message_id, ms: Math.max(1, frame.retry_after ?? 2) * 1000 }];
 }

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pool.errors import LaunchFailed, PoolFull, QuotaExceeded, StoreUnavailable
+from pool.errors import LaunchFailed, PoolFull, QuotaExceeded, StoreTimeout, StoreUnavailable
 from tests.server.site import Site, error_of, running
 
 
@@ -81,6 +81,15 @@ async def test_errors_of_the_pool_have_their_status_and_say_when_to_come_back(
         assert (await error_of(response))[0] == status
         assert response.headers.get("Retry-After") == retry_after
     assert "private" not in text
+
+
+async def test_who_was_refused_by_a_slow_database_is_told_what_to_send_again(site: Site) -> None:
+    site.pool.fails_with = StoreTimeout("late", retry_after_seconds=5, details={"message_id": "key-1"})
+    alice = await site.client("alice")
+    async with alice.post("api/v1/sessions/s/messages", json={"content": "x"}) as response:
+        assert (response.status, response.headers["Retry-After"]) == (503, "5")
+        error = (await response.json())["error"]
+    assert (error["code"], error["details"]) == ("store_unavailable", {"message_id": "key-1"})
 
 
 async def test_draining_is_503_with_retry_after(site: Site) -> None:
