@@ -48,9 +48,9 @@ class Rights:
             return subprocess.Popen(command, **options)
         return subprocess.Popen(command, **options, user=self.uid, group=self.uid, extra_groups=[])
 
-    def shim_word(self) -> str:
-        """The shim's argument that says the same."""
-        return json.dumps({"uid": self.uid, "limits": dict(self.limits), "filter": self.filter})
+    def shim_word(self, cwd: str) -> str:
+        """The shim's argument that says the same, and where the program is to begin."""
+        return json.dumps({"uid": self.uid, "limits": dict(self.limits), "filter": self.filter, "cwd": cwd})
 
     def give(self, directory: str | os.PathLike[str]) -> None:
         """Make a directory of ours, that nobody else could have touched, the user's. Raises ``OSError``."""

@@ -4,6 +4,8 @@ Usage: ``python -I -S shim.py LIFELINE_FD STATUS_FD RIGHTS PROGRAM ARGUMENT...``
 
 RIGHTS is a JSON object: ``uid`` (null: ours), ``limits`` and ``filter`` are what
 ``rights.py`` says; the program gets them before it begins, the shim stays who it is.
+``cwd`` is where the program begins: it goes there itself, with its rights, so that
+nobody else waits for a disk that does not answer.
 
 It is the subreaper of everything that the CLI starts, so that nothing that
 calls ``setsid`` or forks twice gets away. It ends the whole tree when the CLI
@@ -78,13 +80,29 @@ def _start(program: list[str], rights: dict[str, Any], lifeline: int, status: in
     if child == 0:
         _become(program, rights, lifeline, status, error_out)
     os.close(error_out)
-    failure = os.read(error_in, 512)
+    failure = _failure(error_in, lifeline)
     os.close(error_in)
+    if failure is None:
+        _end_tree(child, status)
+        return None
     if not failure:
         return child
     os.waitpid(child, 0)
     _tell(status, "error " + failure.decode(errors="replace"))
     return None
+
+
+def _failure(error_in: int, lifeline: int) -> bytes | None:
+    """Why the child did not become the program, empty when it did; None: the keeper gave up before."""
+    poll = select.poll()
+    poll.register(error_in, select.POLLIN)
+    poll.register(lifeline, select.POLLIN)
+    while True:
+        ready = [fd for fd, _mask in poll.poll()]
+        if error_in in ready:
+            return os.read(error_in, 512)
+        if lifeline in ready:
+            return None
 
 
 def _become(program: list[str], rights: dict[str, Any], lifeline: int, status: int, error_out: int) -> None:
@@ -96,8 +114,9 @@ def _become(program: list[str], rights: dict[str, Any], lifeline: int, status: i
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ):
             signal.signal(number, signal.SIG_DFL)
         _take(rights)
+        _enter(rights.get("cwd"))
         os.execv(program[0], program)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         code, text = getattr(error, "errno", None) or 0, getattr(error, "strerror", None) or error
         os.write(error_out, f"{code} {text}".encode())
     finally:
@@ -124,6 +143,16 @@ def _take(rights: dict[str, Any]) -> None:
         _prctl(_PR_SET_NO_NEW_PRIVS, 1, 0)
     if rules:
         _filter_calls(rules)
+
+
+def _enter(directory: str | None) -> None:
+    """Go to where the program begins; a keeper of before this was asked for is there already."""
+    if directory is None:
+        return
+    try:
+        os.chdir(directory)
+    except OSError as error:
+        raise OSError(error.errno, f"{directory} cannot be entered: {error.strerror}") from error
 
 
 def _filter_calls(rules: bytes) -> None:

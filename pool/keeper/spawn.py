@@ -128,6 +128,7 @@ def spawn(
     paths of files that the wrapper gets open for reading; each placeholder
     becomes its file's descriptor. ``prelude``: see ``Spawned``; ``network``:
     the settings of ``network.py``, for bubblewrap only; ``rights``: as whom it runs.
+    ``cwd`` is entered by what is started and never here: its disk may not answer.
     Raises ``SpawnError``; nothing is left open then.
     """
     with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
@@ -143,7 +144,7 @@ def spawn(
             raise SpawnError("pipes", str(error)) from error
         opened = _open_files(files or {}, theirs)
         argv = [str(opened.get(word, word)) for word in argv]
-        command, passed = _command(wrapper, argv, report_write, lifeline_read, rights)
+        command, passed = _command(wrapper, argv, report_write, lifeline_read, rights, cwd)
         start = rights.popen if wrapper == BWRAP else subprocess.Popen
         if network is not None and wrapper == BWRAP:
             start = subprocess.Popen
@@ -157,7 +158,7 @@ def spawn(
                     stderr=stderr_write,
                     pass_fds=(*passed, *opened.values()),
                     env=dict(env),
-                    cwd=cwd,
+                    cwd="/",
                     umask=0o077,
                     start_new_session=True,
                 )
@@ -248,12 +249,14 @@ def _open_files(files: Mapping[str, str], theirs: contextlib.ExitStack) -> dict[
 
 
 def _command(
-    wrapper: str, argv: Sequence[str], report: int, lifeline: int, rights: Rights
+    wrapper: str, argv: Sequence[str], report: int, lifeline: int, rights: Rights, cwd: str
 ) -> tuple[list[str], tuple[int, ...]]:
     if wrapper == BWRAP:
-        return [argv[0], "--info-fd", str(report), *argv[1:]], (report,)
+        # named twice it would warn, which is taken for a start that failed
+        there = [] if cwd == "/" or "--chdir" in argv else ["--chdir", cwd]
+        return [argv[0], "--info-fd", str(report), *there, *argv[1:]], (report,)
     python = [sys.executable, "-I", "-S", str(_SHIM_PATH)]
-    return [*python, str(lifeline), str(report), rights.shim_word(), *argv], (lifeline, report)
+    return [*python, str(lifeline), str(report), rights.shim_word(cwd), *argv], (lifeline, report)
 
 
 def network_command(settings: Mapping[str, Any], command: Sequence[str]) -> list[str]:

@@ -16,9 +16,8 @@ from pathlib import Path
 import pytest
 
 from pool import errors
-from pool.keeper.procfs import SITE_MARKER, site_of
+from tests.hung_disk import stand_still
 from tests.pool.conftest import MakePool, Screen
-from tests.procfs import processes
 from tests.waiting import eventually
 
 _CLASS_CONTENT, _CLOEXEC, _OPEN_EXEC_PERM, _MARK_ADD, _CWD = 0x4, 0x1, 0x40000, 0x1, -100
@@ -59,12 +58,6 @@ def hang() -> Iterator[Callable[[Path], Hanging]]:
         hanging.release()
 
 
-def stand_in_exec(data: Path) -> list[int]:
-    """Processes of this pool's instances that are in an uninterruptible wait."""
-    site = site_of(data)
-    return [p.pid for p in processes() if p.state == "D" and p.environ.get(SITE_MARKER) == site]
-
-
 async def test_a_program_that_cannot_be_loaded_fails_in_time_and_holds_up_nobody(
     make_pool: MakePool, short_dir: Path, fake_claude: Path, hang: Callable[[Path], Hanging]
 ) -> None:
@@ -77,14 +70,14 @@ async def test_a_program_that_cannot_be_loaded_fails_in_time_and_holds_up_nobody
     hanging = hang(program)
     starting = asyncio.create_task(pool.get_or_create_instance("alice"), name="alice")
     try:
-        await eventually(lambda: stand_in_exec(pool.config.data_dir), what="somebody in execve")
+        await eventually(lambda: stand_still(pool.config.data_dir), what="somebody in execve")
         turn = (await pool.submit("bob", "default", "are you there?", message_id="m2")).turn_id
         assert (await bob.ended(turn))["state"] == "succeeded"
         assert not starting.done(), "bob was served while alice's program hung"
         with pytest.raises(errors.LaunchFailed) as failure:
             await starting
         assert failure.value.details["step"] == "process"
-        await eventually(lambda: not stand_in_exec(pool.config.data_dir))
+        await eventually(lambda: not stand_still(pool.config.data_dir))
     finally:
         hanging.release()
         await asyncio.gather(starting, return_exceptions=True)
