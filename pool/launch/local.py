@@ -119,10 +119,9 @@ class LocalLauncher(Launcher):
     async def start(self, spec: LaunchSpec, sink: InstanceSink) -> InstanceHandle:
         """See ``Launcher``."""
         client = self._attached()
-        if spec.uid is None:
-            request = self._requests.start(spec, self._runtime_dir)
-        else:
-            request = await asyncio.to_thread(self._requests.start, spec, self._runtime_dir)
+        # It looks at the user's disk, which may not answer.
+        request = await asyncio.to_thread(self._requests.start, spec, self._runtime_dir)
+        if spec.uid is not None:
             await asyncio.to_thread(check_takes_rights, client)
         feed = Feed(sink)
         try:

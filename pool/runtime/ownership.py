@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pool.errors import Conflict
@@ -25,16 +27,32 @@ async def prepared_paths(session: Session) -> WorkspacePaths:
     around, user, template = session.around, session.key.user_id, session.record.template
     uid = await _uid_of(around, user)
     ensure = around.workspaces.ensure
-    paths = await asyncio.to_thread(ensure, user, template, uid=uid)
+    paths = await _on_disk(around, user, partial(ensure, user, template, uid=uid))
     if paths.is_settled:
         return paths
     listed = await around.launcher.list()
     if any(one.exit_status is None and one.labels.get("user") == user for one in listed):
         return paths
-    paths = await asyncio.to_thread(ensure, user, template, uid=uid, may_change_owner=True)
+    paths = await _on_disk(around, user, partial(ensure, user, template, uid=uid, may_change_owner=True))
     if not paths.is_settled:
         raise Conflict(f"the files of {user} belong to another Linux user and cannot be given to uid {uid}")
     return paths
+
+
+async def _on_disk(around: Surroundings, user: UserId, work: Callable[[], WorkspacePaths]) -> WorkspacePaths:
+    """Do ``work`` in a thread. A disk that hangs keeps one thread of its user, however often it is tried."""
+    while (before := around.disk_work.get(user)) is not None:
+        await asyncio.wait({before})
+    running = asyncio.get_running_loop().run_in_executor(None, work)
+    around.disk_work[user] = running
+    running.add_done_callback(partial(_done, around, user))
+    return await asyncio.shield(running)
+
+
+def _done(around: Surroundings, user: UserId, work: asyncio.Future[WorkspacePaths]) -> None:
+    del around.disk_work[user]
+    if not work.cancelled():
+        work.exception()  # whoever waits raises it; nobody may wait any more
 
 
 async def _uid_of(around: Surroundings, user: UserId) -> int | None:

@@ -12,7 +12,7 @@ from pool.clock import Clock
 from pool.config import PoolConfig
 from pool.errors import PoolError
 from pool.launch.base import Launcher
-from pool.model import InstanceId
+from pool.model import InstanceId, UserId
 from pool.runtime.backlog import Backlog
 from pool.runtime.conformance.features import Features
 from pool.runtime.counting import Counters
@@ -68,7 +68,8 @@ class Surroundings:
 
     ``cli_stamp`` tells the CLI's program from every other one (a failure
     is a ``PoolError`` or ``OSError``); ``features`` is what it can do, and
-    ``cli_check`` how that is told on the health page.
+    ``cli_check`` how that is told on the health page. ``disk_work`` is what
+    a thread does on a user's disk now.
     """
 
     config: PoolConfig
@@ -90,6 +91,7 @@ class Surroundings:
     tool_policy: ToolPolicy = field(init=False)
     launches: Launches = field(init=False)
     running: RunningTurns = field(init=False)
+    disk_work: dict[UserId, asyncio.Future[Any]] = field(default_factory=dict)
     cli_check: Mapping[str, Any] = field(default_factory=lambda: {"ok": True, "detail": "not checked yet"})
 
     def __post_init__(self) -> None:

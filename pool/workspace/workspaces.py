@@ -15,9 +15,11 @@ import secrets
 import stat
 import threading
 from collections.abc import Collection, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import UUID
+from weakref import WeakValueDictionary
 
 from pool.errors import PoolError
 from pool.names import check_name
@@ -129,6 +131,8 @@ class Workspaces:
         self._templates = Templates(templates_dir or shipped_templates())
         # Two new users whose ids differ only in case must not both find no other.
         self._making = threading.Lock()
+        # Beside that a user's disk may hang without anybody else waiting for it.
+        self._users: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()
 
     def template(self, name: str) -> Template:
         """What sessions of this template get. Raises ``InvalidName``, ``NotFound`` or ``BadRequest``."""
@@ -170,12 +174,21 @@ class Workspaces:
         source = self._templates.path(template)
         check_name(user_id, "user_id")
         try:
-            with self._making:
+            with self._lock_of(user_id), nullcontext() if self._is_known(user_id) else self._making:
                 paths, is_new = self._make(user_id, uid, may_change_owner)
                 self._fill(paths, user_id, template, source, is_new=is_new)
                 return paths
         except OSError as error:
             raise refusal_of(error) from error
+
+    def _lock_of(self, user_id: str) -> threading.Lock:
+        return self._users.setdefault(user_id, threading.Lock())
+
+    def _is_known(self, user_id: str) -> bool:
+        """Does everything of the user exist already? Then there is nobody else of that name."""
+        return all(
+            os.path.lexists(parent / user_id) for parent in (self._workspaces, self._homes, self._applied)
+        )
 
     def _make(self, user_id: str, uid: int | None, may_change: bool) -> tuple[WorkspacePaths, bool]:
         """The directories, and is the workspace new?"""
@@ -240,7 +253,7 @@ class Workspaces:
         name = check_name(user_id, "user_id")
         target = self._kept / f"{name}-{secrets.token_hex(4)}"
         try:
-            with self._making, directory(self._kept):
+            with self._lock_of(name), directory(self._kept):
                 os.rename(self._workspaces / name, target)
         except FileNotFoundError:
             return None
@@ -256,7 +269,7 @@ class Workspaces:
         """
         name = check_name(user_id, "user_id")
         failures: list[OSError] = []
-        with self._making:
+        with self._lock_of(name):
             for parent in (self._applied, self._workspaces, self._homes, self._egress):
                 failures.extend(_remove(parent, name))
         if failures:

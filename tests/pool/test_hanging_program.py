@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from pool import errors
-from tests.hung_disk import stand_still
+from tests.hung_disk import hung_disk, stand_still
 from tests.pool.conftest import MakePool, Screen
 from tests.waiting import eventually
 
@@ -82,4 +82,28 @@ async def test_a_program_that_cannot_be_loaded_fails_in_time_and_holds_up_nobody
         hanging.release()
         await asyncio.gather(starting, return_exceptions=True)
     assert [info.user_id for info in pool.instances()] == ["bob"]
+    assert (await pool.get_or_create_instance("alice")).id
+
+
+async def test_a_workspace_on_a_disk_that_hangs_holds_up_its_own_user_only(
+    make_pool: MakePool,
+) -> None:
+    pool = await make_pool(start_timeout_seconds=3, isolation_mode="none")
+    assert (await pool.get_or_create_instance("alice")).id
+    await pool.destroy_instance("alice")
+    with hung_disk(pool.config.data_dir / "workspaces" / "alice"):
+        for _ in range(2):
+            starting = asyncio.create_task(pool.get_or_create_instance("alice"), name="alice")
+            await eventually(lambda: pool._around.disk_work, what="a thread that waits for the disk")
+            screen = Screen()
+            user = f"bob{_}"
+            await pool.subscribe(user, "default", None, screen)
+            turn = (await pool.submit(user, "default", "are you there?", message_id="m1")).turn_id
+            assert (await screen.ended(turn))["state"] == "succeeded"
+            with pytest.raises(errors.LaunchFailed) as failure:
+                await starting
+            assert failure.value.details["step"] == "workspace"
+            assert len(pool._around.disk_work) == 1, "one thread, however often it is tried"
+    # Whoever waits for a disk that is gone waits for ever; this one was taken away, and so goes on.
+    await eventually(lambda: not pool._around.disk_work)
     assert (await pool.get_or_create_instance("alice")).id
