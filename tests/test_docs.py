@@ -168,3 +168,14 @@ def test_links_between_pages_lead_somewhere() -> None:
         gone = [target for target in inside if not (path.parent / target).exists()]
         broken += [f"{path.relative_to(DOCS.parent)} links to {target}" for target in gone]
     none_of(broken)
+
+
+def test_every_decision_has_a_number_of_its_own_and_a_line_in_the_index() -> None:
+    names = sorted(path.name for path in (DOCS / "decisions").glob("*.md"))
+    index = page("index.md")
+    numbers = [name[:4] for name in names]
+    none_of([number for number in sorted(set(numbers)) if numbers.count(number) > 1])
+    none_of(
+        [name for name in names if f"{int(name[:4])}. [" not in index or f"decisions/{name})" not in index]
+    )
+    none_of([name for name in names if not page(f"decisions/{name}").startswith(f"# {name[:4]} ")])

@@ -8,6 +8,7 @@ from collections.abc import Awaitable
 import pytest
 
 from pool.keeper.client import ConnectionLost, KeeperError
+from pool.keeper.intake import BUFFER_BYTES
 from tests.pool.keeper.rig import ECHO, SLEEPER, Collector, Rig, python, soon, start
 
 LATE_READER = """
@@ -74,12 +75,17 @@ async def test_the_buffer_for_an_instance_that_does_not_read_is_bounded(rig: Rig
     client = await rig.client()
     attached, collector = await start(client, "shim", "deaf", python(SLEEPER))
     await collector.line_count(1)
-    results = await asyncio.gather(
-        *(_outcome(client.write(attached.handle, numbered(index, 40_000_000)), 8) for index in range(5))
-    )
-    assert results.count("full") >= 1
-    assert "done" not in results
+    lines = [numbered(index, BUFFER_BYTES // 4) for index in range(5)]
+    writes = [
+        asyncio.create_task(_outcome(client.write(attached.handle, line), 60), name=f"write-{index}")
+        for index, line in enumerate(lines)
+    ]
+    # The answers come in the order of the lines: after the last one's all of them are decided.
+    assert await writes[-1] == "full"
+    assert await writes[-2] == "full"
+    assert [write.done() for write in writes] == [False, False, False, True, True], "the rest waits"
     assert (await client.request("stop", instance="deaf", graces=[0.1, 1, 5]))["gone"]
+    assert {await write for write in writes[:3]} <= {"input_closed", "dropped", "gone"}
 
 
 async def test_a_server_that_takes_over_finds_no_half_line_and_nothing_of_its_predecessor(rig: Rig) -> None:
