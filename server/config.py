@@ -300,8 +300,8 @@ class Isolation(Section):
     @field_validator("uid_range")
     @classmethod
     def _range_is_a_range(cls, value: tuple[int, int]) -> tuple[int, int]:
-        if not 1000 <= value[0] < value[1]:
-            raise ValueError("must be [first, last] with 1000 <= first < last")
+        if not 1000 <= value[0] < value[1] - 1:
+            raise ValueError("must be [first, last] with 1000 <= first < last, three uids at least")
         return value
 
 

@@ -26,7 +26,7 @@ from pool import (
 from pool.errors import PoolError
 from server.config import ServerConfig
 from server.control import ControlError, NoServer, call
-from server.rules import check_platform
+from server.rules import check_platform, named_hosts
 from server.settings import ConfigError, secret_text
 
 _LEAST_FREE_BYTES = 1 << 30
@@ -105,19 +105,22 @@ def _cli(config: PoolConfig) -> Finding:
 
 
 def _isolation(config: PoolConfig) -> Iterator[Finding]:
-    async def look() -> tuple[str, str, list[str], tuple[int, int] | None]:
+    async def look() -> tuple[str, str, list[str], tuple[int, int] | None, tuple[int | None, str | None]]:
         pool = ClaudeInstancePool(config)
         mode, network, remedies = pool.isolation()
-        return mode, network, list(remedies), pool.uid_range()
+        return mode, network, list(remedies), pool.uid_range(), pool.gateway_user()
 
     try:
-        mode, network, remedies, uids = asyncio.run(look())
+        mode, network, remedies, uids, gateway = asyncio.run(look())
     except PoolError as error:
         yield Finding("sandbox", False, error.message, "install bubblewrap, or set isolation.mode")
         return
     good = mode == "bwrap" and network != "open" and not remedies
-    yield Finding("sandbox", good, f"mode {mode}, network {network}", "; ".join(remedies), is_fatal=False)
+    only = f", only to {named_hosts(config.egress_allow)}" if config.egress_allow else ""
+    detail = f"mode {mode}, network {network}{only}"
+    yield Finding("sandbox", good, detail, "; ".join(remedies), is_fatal=False)
     yield _uid_mapping(uids)
+    yield _gateway(*gateway)
 
 
 def _uid_mapping(uids: tuple[int, int] | None) -> Finding:
@@ -130,6 +133,14 @@ def _uid_mapping(uids: tuple[int, int] | None) -> Finding:
     who = "root" if os.geteuid() == 0 else f"uid {os.geteuid()}"
     remedy = "see sandbox, or run the service as a user that is not root" if who == "root" else ""
     return Finding("uid mapping", not remedy, f"all users share {who}", remedy, is_fatal=False)
+
+
+def _gateway(uid: int | None, obstacle: str | None) -> Finding:
+    if uid is not None:
+        return Finding("gateway", True, f"the model gateway runs as uid {uid}, without any rights")
+    if obstacle is not None:
+        return Finding("gateway", False, "the model gateway runs as root", obstacle, is_fatal=False)
+    return Finding("gateway", True, "the model gateway runs as the service's own user")
 
 
 def _accounts_in(first: int, last: int) -> str:

@@ -300,6 +300,9 @@ class Pool(Protocol):
     def uid_range(self) -> tuple[int, int] | None:
         """(first, last) of the Linux uids that users get, None where all run as the service."""
 
+    def gateway_user(self) -> tuple[int | None, str | None]:
+        """(uid of the model gateway, None for the service's own; what is in the way of one, or None)."""
+
     def unready_reasons(self) -> list[str]:
         """Why no new work is admitted; empty when it is."""
 

@@ -21,6 +21,7 @@ class OwnModelKeys:
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir
         self._keys = OwnKeys(data_dir)
+        self._keys.settle()
         self._turn = asyncio.Lock()
 
     async def of(self, user_id: str) -> dict[str, bool]:

@@ -12,6 +12,7 @@ from server.config import ServerConfig
 from server.settings import ConfigError
 
 _OLDEST_LINUX = (5, 4)
+_SHOWN_HOSTS = 20
 
 
 def check_platform(system: str | None = None, release: str | None = None) -> None:
@@ -36,6 +37,12 @@ def check_single_user(config: ServerConfig) -> None:
         )
 
 
+def named_hosts(hosts: Sequence[str]) -> str:
+    """A list of ``isolation.egress_allow`` in one line that is not too long."""
+    more = len(hosts) - _SHOWN_HOSTS
+    return ", ".join(hosts[:_SHOWN_HOSTS]) + (f" and {more} more" if more > 0 else "")
+
+
 def isolation_check(
     config: ServerConfig,
     isolation: tuple[str, str, Sequence[str]],
@@ -44,9 +51,12 @@ def isolation_check(
     """The isolation check of ``/health``. Raises ``ConfigError`` when it is too weak to serve there."""
     mode, network, remedies = isolation
     detail = f"mode {mode}, network {network}"
+    hosts = config.isolation.egress_allow
+    if hosts:
+        detail += f", only to {named_hosts(hosts)}"
     if uids is not None:
         detail += f", each user with a uid of {uids[0]} to {uids[1]}"
-    in_force = {"mode": mode, "network": network}
+    in_force = {"mode": mode, "network": network} | ({"egress_allow": list(hosts)} if hosts else {})
     if not config.multi_user:
         return {"ok": True, "detail": f"{detail}; one user", **in_force}
     if mode == "bwrap" and network != "open":

@@ -209,6 +209,9 @@ class Server:
         notes = {"isolation": dict(isolation_check(self._config, pool.isolation(), pool.uid_range()))}
         if not notes["isolation"]["ok"]:
             _log.warning("isolation: %s", notes["isolation"]["detail"])
+        _uid, obstacle = pool.gateway_user()
+        if obstacle is not None:
+            _log.warning("gateway: %s", obstacle)
         idle = keys_not_in_effect(self._config)
         if idle:
             text = f"configured, but without effect in this version: {', '.join(idle)}"

@@ -54,6 +54,7 @@ class Hello:
     """What the keeper says first. ``instances`` are as ``list`` gives them.
 
     ``code`` names the code that it runs, None below version 2 of the protocol.
+    ``gateway_uid`` is whose process the gateway is, None without one and from a keeper that cannot tell.
     """
 
     version: int
@@ -63,6 +64,7 @@ class Hello:
     gateway_pid: int | None
     instances: Sequence[Mapping[str, Any]]
     code: str | None = None
+    gateway_uid: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +137,7 @@ class KeeperClient(asyncio.Protocol):
             answer["gateway_pid"],
             answer["instances"],
             answer.get("code"),
+            answer.get("gateway_uid"),
         )
         return client
 

@@ -26,6 +26,7 @@ from pool.keeper.handover import Packer, State, Unpacker
 from pool.keeper.loop import READ, WRITE, Loop
 from pool.keeper.output import StderrTail
 from pool.keeper.reaper import Reaper
+from pool.keeper.service_user import as_service_user, give_directories
 
 _ANSWER_BYTES = 4096
 _STDERR_BYTES = 4096
@@ -70,15 +71,24 @@ class GatewayChild:
     stderr: int
 
     @classmethod
-    def start(cls, command: Sequence[str], data_dir: Path, env: Mapping[str, str]) -> GatewayChild:
-        """Start one. Raises ``OSError``; nothing is left open then."""
+    def start(
+        cls, command: Sequence[str], data_dir: Path, env: Mapping[str, str], uid: int | None = None
+    ) -> GatewayChild:
+        """Start one as ``uid``, who gets its files; None: as us.
+
+        Raises ``OSError``; nothing is left open then.
+        """
+        if uid is not None:
+            give_directories(data_dir, uid)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         stderr_read, stderr_write = os.pipe()
         os.set_blocking(stderr_read, False)
         try:
             child = subprocess.Popen(
-                [*command, "--control-fd", str(theirs.fileno()), "--data", str(data_dir)],
+                as_service_user(
+                    uid, [*command, "--control-fd", str(theirs.fileno()), "--data", str(data_dir)]
+                ),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=stderr_write,

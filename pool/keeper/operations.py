@@ -138,8 +138,8 @@ class Operations:
     def _upgrade(self, _connection: Connection, call: Call, request: dict[str, Any]) -> None:
         self._on_upgrade(call, request)
 
-    def _replace_gateway(self, _connection: Connection, call: Call, _request: dict[str, Any]) -> None:
-        self._host.gateway.replace(call)
+    def _replace_gateway(self, _connection: Connection, call: Call, request: dict[str, Any]) -> None:
+        self._host.gateway.replace(call, request)
 
 
 def _window_of(request: dict[str, Any]) -> int:

@@ -56,6 +56,7 @@ class Settings:
     gateway_command: Sequence[str] | None
     version_max: int = wire.VERSION_MAX
     cgroup: str = AUTO
+    gateway_uid: int | None = None
 
 
 class Program:
@@ -75,6 +76,7 @@ class Program:
         self._journal = Journal(settings.data_dir / "keeper" / "instances")
         gateway = Gateway(
             settings.gateway_command,
+            uid=settings.gateway_uid,
             data_dir=settings.data_dir,
             runtime_dir=settings.runtime_dir,
             environment=os.environ,

@@ -234,6 +234,7 @@ class KeeperServer:
             pid=os.getpid(),
             boot_id=procfs.boot_id(),
             gateway_pid=self._host.gateway.pid,
+            gateway_uid=self._host.gateway.uid,
             instances=[describe(entry) for entry in self._host.entries.values()],
             **since_2,
         )

@@ -34,10 +34,13 @@ class KeeperCommand:
     segment_bytes: int
     gateway: Sequence[str] | None
     cgroup: str = "auto"
+    gateway_uid: int | None = None
 
     def argv(self) -> list[str]:
         """The whole command line."""
         gateway = [] if self.gateway is None else ["--gateway-command", json.dumps(list(self.gateway))]
+        if self.gateway_uid is not None:
+            gateway += ["--gateway-uid", str(self.gateway_uid)]
         return [
             *self.program,
             *("--data", str(self.data_dir), "--runtime", str(self.runtime_dir)),

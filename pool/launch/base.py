@@ -220,6 +220,10 @@ class Launcher(ABC):
     def uid_range(self) -> tuple[int, int] | None:
         """(first, last) of the uids that users get here, None where all instances run as the service.
 
-        The first one is for trials that are no user's.
+        The first one is for trials that are no user's, the last one for the model gateway.
         """
         return None
+
+    def gateway_user(self) -> tuple[int | None, str | None]:
+        """(uid of the model gateway, None for the service's own; what keeps it from having one, or None)."""
+        return None, None

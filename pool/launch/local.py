@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -17,8 +16,8 @@ from pool.keeper.egress import AllowList
 from pool.keeper.program import noted_runtime_dir
 from pool.keeper.server import SOCKET_NAME
 from pool.keeper.starter import KeeperCommand, KeeperNotStarted, KeeperProcess, start_keeper
-from pool.launch import sandbox
 from pool.launch.base import InstanceHandle, InstanceListing, InstanceSink, Launcher, LaunchSpec, StopGraces
+from pool.launch.gateway_user import GatewayUser
 from pool.launch.isolation import resolve
 from pool.launch.local_handle import (
     Feed,
@@ -31,7 +30,6 @@ from pool.launch.local_handle import (
 )
 from pool.launch.local_request import LocalRequests
 from pool.launch.runtime_dir import make_runtime_dir, runtime_dir_for
-from pool.launch.seccomp import filter_program
 from pool.launch.uids import find_uids
 from pool.model import InstanceId
 
@@ -82,6 +80,7 @@ class LocalLauncher(Launcher):
             is_wanted=templates_want_outbound,
         )
         self._requests = LocalRequests(config, self._isolation, self._environment)
+        self._gateway_user = GatewayUser(config, self._environment, has_uids=self._isolation.has_uids)
         self._client: KeeperClient | None = None
         self._keeper: KeeperProcess | None = None
         self._epoch: int | None = None
@@ -101,7 +100,7 @@ class LocalLauncher(Launcher):
             # a server with another environment may have started the keeper that runs
             self._runtime_dir = noted_runtime_dir(self._config.data_dir) or self._wanted_runtime_dir
             make_runtime_dir(self._runtime_dir, passable=self._isolation.has_uids)
-            self._write_sandbox_files()
+            self._requests.write_files()
             client = await self._connect(max(epoch, self._epoch or 0))
             if self._keeper is not None:
                 self._keeper.close()
@@ -109,6 +108,7 @@ class LocalLauncher(Launcher):
             self._client = client
             self._keeper = KeeperProcess(client.hello.pid)
             self._epoch = client.hello.epoch
+            await self._gateway_user.settle(client)
             return self._epoch
 
     async def list(self) -> Sequence[InstanceListing]:
@@ -198,7 +198,7 @@ class LocalLauncher(Launcher):
                         segment_bytes=self._config.spool_segment_bytes,
                     )
                     done["keeper"] = "upgraded"
-                await client.request("replace_gateway")
+                await client.request("replace_gateway", gateway_uid=self._gateway_user.uid)
                 done["gateway"] = "replaced"
         except TimeoutError:
             raise KeeperUnavailable("the keeper did not go over to the installed code in time") from None
@@ -210,6 +210,10 @@ class LocalLauncher(Launcher):
     def uid_range(self) -> tuple[int, int] | None:
         """See ``Launcher``."""
         return self._config.uid_range if self._isolation.has_uids else None
+
+    def gateway_user(self) -> tuple[int | None, str | None]:
+        """See ``Launcher``."""
+        return self._gateway_user.describe()
 
     def describe_isolation(self) -> tuple[str, str, Sequence[str]]:
         """See ``Launcher``."""
@@ -253,6 +257,7 @@ class LocalLauncher(Launcher):
             segment_bytes=config.spool_segment_bytes,
             gateway=config.gateway_command or None,
             cgroup=config.cgroup,
+            gateway_uid=self._gateway_user.uid,
         )
         try:
             await start_keeper(command, self._environment)
@@ -290,21 +295,3 @@ class LocalLauncher(Launcher):
         if not await keeper.wait(sum(graces_of(graces)) + _LEAVE_SECONDS):
             keeper.kill()
             await keeper.wait(_LEAVE_SECONDS)
-
-    def _write_sandbox_files(self) -> None:
-        directory = self._config.data_dir / "sandbox"
-        directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-        if self._isolation.has_uids:
-            directory.chmod(0o755)
-            # where the temporary directories are that each instance gets: to be passed through only
-            (self._config.data_dir / "tmp").mkdir(exist_ok=True)
-            (self._config.data_dir / "tmp").chmod(0o711)
-        contents = {directory / name: text.encode() for name, text in sandbox.ETC_TEXTS.items()}
-        if self._isolation.filter_calls:
-            contents[self._requests.filter_path] = filter_program(platform.machine())
-        for path, content in contents.items():
-            if not path.exists() or path.read_bytes() != content:
-                temporary = directory / f".{path.name}.{os.getpid()}"
-                temporary.write_bytes(content)
-                temporary.chmod(0o644)
-                temporary.replace(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from pool.launch.base import LaunchSpec
 from pool.launch.cli import find_cli, for_everybody, interpreter_prefixes
 from pool.launch.isolation import Isolation
 from pool.launch.leftovers import temporary_name
+from pool.launch.seccomp import filter_program
 from pool.launch.uids import first_blocked, trial_uid
 from pool.launch.way_out import find_way_out
 
@@ -32,6 +34,25 @@ class LocalRequests:
     def filter_path(self) -> Path:
         """The file that has the filter of system calls."""
         return self._config.data_dir / "sandbox" / "seccomp.bpf"
+
+    def write_files(self) -> None:
+        """Write what sandboxes get of ours: a few files for ``/etc``, the filter. Raises ``OSError``."""
+        directory = self._config.data_dir / "sandbox"
+        directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+        if self._isolation.has_uids:
+            directory.chmod(0o755)
+            # where the temporary directories are that each instance gets: to be passed through only
+            (self._config.data_dir / "tmp").mkdir(exist_ok=True)
+            (self._config.data_dir / "tmp").chmod(0o711)
+        contents = {directory / name: text.encode() for name, text in sandbox.ETC_TEXTS.items()}
+        if self._isolation.filter_calls:
+            contents[self.filter_path] = filter_program(platform.machine())
+        for path, content in contents.items():
+            if not path.exists() or path.read_bytes() != content:
+                temporary = directory / f".{path.name}.{os.getpid()}"
+                temporary.write_bytes(content)
+                temporary.chmod(0o644)
+                temporary.replace(path)
 
     def start(self, spec: LaunchSpec, runtime_dir: Path) -> dict[str, Any]:
         """The request for ``spec`` to the keeper of ``runtime_dir``; makes the config directory.

@@ -22,6 +22,7 @@ class Checks:
         return {
             "keeper": self._keeper(),
             "isolation": self._isolation(),
+            "gateway": self._gateway(),
             "launches": self._around.launches.health(),
             **self._watched(),
             "database": self._database,
@@ -40,6 +41,12 @@ class Checks:
     def _keeper(self) -> dict[str, Any]:
         up = self._around.keeper_is_back.is_set()
         return {"ok": up, "detail": "attached" if up else "gone; another one is being started"}
+
+    def _gateway(self) -> dict[str, Any]:
+        uid, obstacle = self._around.launcher.gateway_user()
+        who = "the service's own user" if uid is None else f"uid {uid}, without any rights"
+        detail = f"the model gateway runs as {who}"
+        return {"ok": True, "detail": f"{detail}; {obstacle}" if obstacle else detail, "uid": uid}
 
     def _isolation(self) -> dict[str, Any]:
         mode, network, remedies = self._around.launcher.describe_isolation()

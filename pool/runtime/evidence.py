@@ -51,6 +51,10 @@ class Evidence:
         """(first, last) of the Linux uids that users get, None where all run as the service."""
         return self._supervisor.around.launcher.uid_range()
 
+    def gateway_user(self) -> tuple[int | None, str | None]:
+        """(uid of the model gateway, None for the service's own; what keeps it from having one, or None)."""
+        return self._supervisor.around.launcher.gateway_user()
+
     async def run_checks(self) -> None:
         """Look again at what the health page tells: database, disk, keeper."""
         await self._checks.run()

@@ -59,7 +59,7 @@ async def _uid_of(around: Surroundings, user: UserId) -> int | None:
     uids = around.launcher.uid_range()
     if uids is None:
         return None
-    # the first is for trials
-    first, last = uids[0] + 1, uids[1]
+    # the first is for trials, the last for the model gateway
+    first, last = uids[0] + 1, uids[1] - 1
     highest = await asyncio.to_thread(around.workspaces.highest_uid)
     return await around.store.uid_of(user, first, last, highest)

@@ -1,4 +1,7 @@
-"""``python -I -m server.gateway --data DIR --control-fd N``: the gateway as a process."""
+"""``python -I -m server.gateway --data DIR --control-fd N``: the gateway as a process.
+
+With ``--check`` it only shows that whoever starts it can run it.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +32,7 @@ _log = logging.getLogger("server.gateway")
 def main() -> int:
     """Serve until the control channel ends or SIGTERM comes; the exit status is 0 then."""
     parser = argparse.ArgumentParser(prog="server.gateway", description="The model gateway of Claude Pool.")
+    parser.add_argument("--check", action="version", version="it can be run", help="only say so")
     parser.add_argument("--data", type=Path, required=True, help="the data directory")
     parser.add_argument("--control-fd", type=int, required=True, help="the keeper's SOCK_SEQPACKET socket")
     parser.add_argument(

@@ -43,7 +43,7 @@ class _PrivateFile(RotatingFileHandler):
             self.baseFilename,
             self.mode,
             encoding="utf-8",
-            opener=lambda path, flags: os.open(path, flags, 0o600),
+            opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW, 0o600),
         )
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's own name

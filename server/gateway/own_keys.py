@@ -2,7 +2,7 @@
 
 ``<data>/gateway/own-keys.json`` has for each user and provider the key under
 AES-256-GCM, bound to both names so that no entry works in another's place.
-The key to it is ``<data>/secrets/own-keys.key``: a copy of the gateway's
+The key to it is ``<data>/own-keys/own-keys.key``: a copy of the gateway's
 directory alone tells nothing. The server writes, the gateway reads.
 """
 
@@ -34,7 +34,17 @@ class OwnKeys:
 
     def __init__(self, data_dir: Path) -> None:
         self._path = own_keys_path(data_dir)
-        self._master = data_dir / "secrets" / "own-keys.key"
+        self._master = data_dir / "own-keys" / "own-keys.key"
+        self._former_master = data_dir / "secrets" / "own-keys.key"
+
+    def settle(self) -> None:
+        """Bring the key to the keys to where the gateway's own user can read it. Raises ``OSError``."""
+        if self._former_master.exists() and not self._master.exists():
+            self._master.parent.mkdir(mode=0o700, exist_ok=True)
+            if os.geteuid() == 0:
+                owner = self._master.parent.lstat()
+                os.chown(self._former_master, owner.st_uid, owner.st_gid, follow_symlinks=False)
+            self._former_master.rename(self._master)
 
     def put(self, user: str, provider: str, key: str) -> None:
         """Keep a user's key for a provider; an earlier one is gone."""

@@ -1,4 +1,8 @@
-"""Files of mode 0600 that belong to whoever runs the gateway: written whole, read with suspicion."""
+"""Files of mode 0600 that belong to whoever runs the gateway: written whole, read with suspicion.
+
+Who owns the directory owns the files in it. It is root's or the gateway's own user's, never
+anybody else's: what is above it is root's.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +19,18 @@ class PrivateFileError(Exception):
 
 
 def write_private_json(path: Path, value: Any) -> None:
-    """Replace ``path``; no reader ever sees half of it. Raises ``OSError``."""
+    """Replace ``path`` by a file of its directory's owner; no reader ever sees half of it.
+
+    Raises ``OSError``.
+    """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.stem}-", dir=path.parent)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             os.fchmod(file.fileno(), 0o600)
+            if os.geteuid() == 0:
+                owner = path.parent.lstat()
+                os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
             json.dump(value, file, indent=1)
             file.flush()
             os.fsync(file.fileno())
@@ -41,8 +51,12 @@ def check_private_file(path: Path) -> None:
 
 
 def _check(status: os.stat_result, path: Path) -> None:
-    if status.st_uid != os.geteuid():
-        raise PrivateFileError(f"{path} belongs to uid {status.st_uid}: chown it to {os.geteuid()}.")
+    owners = [os.geteuid()]
+    if owners == [0]:
+        # the server writes what another user, the gateway's, is to read
+        owners.append(path.parent.lstat().st_uid)
+    if status.st_uid not in owners:
+        raise PrivateFileError(f"{path} belongs to uid {status.st_uid}: chown it to {owners[-1]}.")
     if not stat.S_ISREG(status.st_mode) or status.st_mode & 0o077:
         raise PrivateFileError(f"{path} can be read by others: chmod it to 600 and change the keys in it.")
 

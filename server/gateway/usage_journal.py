@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import stat
 import time
 from collections import deque
 from collections.abc import Callable
@@ -61,8 +62,19 @@ _DECODE = msgspec.json.Decoder(Entry).decode
 
 
 def journal_files(data_dir: Path) -> list[Path]:
-    """All files of the journal, oldest first."""
-    return sorted((data_dir / "gateway").glob(f"{PREFIX}*{SUFFIX}"))
+    """All files of the journal, oldest first.
+
+    Only files: the directory may be another user's than the reader's, who shall not be led astray.
+    """
+    found = (data_dir / "gateway").glob(f"{PREFIX}*{SUFFIX}")
+    return sorted(path for path in found if _is_file(path))
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except FileNotFoundError:
+        return False
 
 
 def read_entries(path: Path, offset: int) -> tuple[list[Entry], int]:
@@ -72,7 +84,8 @@ def read_entries(path: Path, offset: int) -> tuple[list[Entry], int]:
     more yet. A line that is no entry is passed over and logged. Raises
     ``FileNotFoundError`` for a file that was removed.
     """
-    with path.open("rb") as file:
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with os.fdopen(os.open(path, flags), "rb") as file:
         file.seek(offset)
         raw = file.read(_READ_BYTES)
     end = raw.rfind(b"\n") + 1

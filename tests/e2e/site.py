@@ -39,6 +39,7 @@ class Site:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.output = directory / "server.log"
+        self.python = sys.executable
         self._settings: dict[str, Any] = {"cli.path": str(cli)} if cli is not None else {}
         self._settings |= {key.replace("__", "."): value for key, value in settings.items()}
         self._process: asyncio.subprocess.Process | None = None
@@ -69,7 +70,7 @@ class Site:
         """Start the server; returns when it says that it listens."""
         with self.output.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "server", "serve", "--port", str(self.port)),
+                *(self.python, "-m", "server", "serve", "--port", str(self.port)),
                 *("--data", str(self.data)),
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
@@ -111,7 +112,7 @@ class Site:
     def command(self, *words: str, text: str = "", seconds: float = 60) -> str:
         """Run a command of ``claude-pool``; its standard output."""
         done = subprocess.run(
-            [sys.executable, "-m", "server", *words, "--data", str(self.data)],
+            [self.python, "-m", "server", *words, "--data", str(self.data)],
             input=text,
             capture_output=True,
             text=True,

@@ -379,8 +379,10 @@ class FakePool:
             yield piece
 
     def uid_range(self) -> tuple[int, int] | None:
-        """See ``pool.ClaudeInstancePool.uid_range``."""
         return None
+
+    def gateway_user(self) -> tuple[int | None, str | None]:
+        return None, None
 
     def isolation(self) -> tuple[str, str, Sequence[str]]:
         return "none", "open", ["install bubblewrap"]

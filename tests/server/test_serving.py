@@ -233,6 +233,7 @@ async def test_doctor_prints_one_line_a_check(short_dir: Path, fake_claude: Path
         "cli",
         "sandbox",
         "uid mapping",
+        "gateway",
         "user namespaces",
         "cgroup",
         "open files",

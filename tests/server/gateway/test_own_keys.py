@@ -44,10 +44,10 @@ def test_a_key_is_kept_and_forgotten(tmp_path: Path) -> None:
 
 def test_nothing_on_disk_shows_a_key_and_only_its_owner_reads_the_files(tmp_path: Path) -> None:
     OwnKeys(tmp_path).put("alice", "up", OWN)
-    for path in (own_keys_path(tmp_path), tmp_path / "secrets" / "own-keys.key"):
+    for path in (own_keys_path(tmp_path), tmp_path / "own-keys" / "own-keys.key"):
         assert OWN.encode() not in path.read_bytes()
         assert path.stat().st_mode & 0o777 == 0o600
-    assert [path.name for path in (tmp_path / "secrets").iterdir()] == ["own-keys.key"]
+    assert [path.name for path in (tmp_path / "own-keys").iterdir()] == ["own-keys.key"]
 
 
 def test_an_entry_is_worth_nothing_in_anothers_place(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_an_entry_is_worth_nothing_in_anothers_place(tmp_path: Path) -> None:
 def test_files_that_cannot_be_used_say_so(tmp_path: Path) -> None:
     keys = OwnKeys(tmp_path)
     keys.put("alice", "up", OWN)
-    (tmp_path / "secrets" / "own-keys.key").unlink()
+    (tmp_path / "own-keys" / "own-keys.key").unlink()
     with pytest.raises(GatewayConfigError, match="missing"):
         keys.opened(keys.sealed(), "alice", "up")
     own_keys_path(tmp_path).write_text("[]")

@@ -1,0 +1,128 @@
+"""As which Linux user the model gateway runs when the service is root; found out by trying, like the uids.
+
+It is the last uid of ``isolation.uid_range``, which no user of the pool gets and no
+trial runs as: who is that user can read the model keys.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from pool.config import PoolConfig
+from pool.fs_identity import acting_as
+from pool.keeper.client import KeeperClient, KeeperError
+from pool.keeper.service_user import as_service_user
+from pool.launch.uids import first_blocked
+
+_log = logging.getLogger(__name__)
+
+_TRIAL_SECONDS = 30
+_CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+_UP_TO_DATE = "claude-pool reload, or stop and serve"
+
+
+def gateway_uid(config: PoolConfig) -> int:
+    """The uid that is the gateway's, where there are uids."""
+    return config.uid_range[1]
+
+
+class GatewayUser:
+    """The user that the gateway is to have, and the one that it has.
+
+    ``has_uids``: users of the pool are Linux users of their own; else the
+    gateway runs as the service does. The constructor tries it out.
+    """
+
+    def __init__(self, config: PoolConfig, environment: Mapping[str, str], *, has_uids: bool) -> None:
+        self.uid: int | None = None
+        self._obstacle: str | None = None
+        self._trouble: str | None = None
+        self._in_force: int | None = None
+        if has_uids and config.gateway_command:
+            uid = gateway_uid(config)
+            self._obstacle = next(_obstacles(config, environment, uid), None)
+            self.uid = uid if self._obstacle is None else None
+            self._in_force = self.uid
+
+    def describe(self) -> tuple[int | None, str | None]:
+        """(the uid in force, None for the service's own; what is in the way of a better one, or None)."""
+        return self._in_force, self._trouble or self._obstacle
+
+    async def settle(self, client: KeeperClient) -> None:
+        """See to it that the gateway that runs is that user; that it cannot be is told of, not raised."""
+        hello = client.hello
+        if hello is None or hello.gateway_uid is None:
+            return
+        wanted = os.geteuid() if self.uid is None else self.uid
+        self._in_force, self._trouble = self.uid, None
+        if hello.gateway_uid == wanted:
+            return
+        try:
+            await client.request("replace_gateway", gateway_uid=self.uid)
+        except KeeperError as error:
+            self._in_force = hello.gateway_uid or None
+            self._trouble = f"the model gateway that runs could not be replaced ({error}): {_UP_TO_DATE}"
+            _log.warning("gateway: %s", self._trouble)
+
+
+def _obstacles(config: PoolConfig, environment: Mapping[str, str], uid: int) -> Iterator[str]:
+    command = config.gateway_command
+    user = _user_who_is(uid, config.data_dir / "workspaces")
+    if user is not None:
+        yield f"the model gateway runs as root, since uid {uid} is that of {user}: widen isolation.uid_range"
+    program = Path(shutil.which(command[0], path=environment.get("PATH")) or command[0])
+    for path in (program, program.resolve(), Path(__file__)):
+        directory = first_blocked(path, uid)
+        if directory is not None:
+            yield (
+                f"the model gateway runs as root, since its uid {uid} cannot pass through {directory}: "
+                f"chmod o+x {directory}, or install Claude Pool with a Python that every user can run"
+            )
+    for name in _CERTIFICATES:
+        if environment.get(name) and not _can_read(Path(environment[name]), uid):
+            yield f"the model gateway runs as root, since its uid {uid} cannot read {name}: chmod it"
+    problem = _try(command, uid)
+    if problem is not None:
+        yield f"the model gateway runs as root, since it does not start as uid {uid} ({problem})"
+
+
+def _user_who_is(uid: int, workspaces: Path) -> str | None:
+    """A user who got this uid while the range was another one."""
+    with contextlib.suppress(FileNotFoundError), os.scandir(workspaces) as entries:
+        for entry in entries:
+            if entry.stat(follow_symlinks=False).st_uid == uid:
+                return entry.name
+    return None
+
+
+def _can_read(path: Path, uid: int) -> bool:
+    with acting_as(uid, uid), contextlib.suppress(OSError):
+        os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        return True
+    return False
+
+
+def _try(command: Sequence[str], uid: int) -> str | None:
+    """None when the gateway says as ``uid`` that it can run, else why not."""
+    try:
+        done = subprocess.run(
+            as_service_user(uid, [*command, "--check"]),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_TRIAL_SECONDS,
+            check=False,
+            env={"PATH": "/usr/bin:/bin"},
+            cwd="/",
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    if done.returncode == 0:
+        return None
+    return (done.stderr.strip().splitlines() or [f"it exited with {done.returncode}"])[-1]

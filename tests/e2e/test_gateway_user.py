@@ -1,0 +1,87 @@
+"""The model gateway of a service of root: a user of its own without rights, who alone can read the keys.
+
+The same without a server and its CLI: ``tests/pool/launch/test_gateway_user.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.site import Site, client, get
+from tests.e2e.test_key_nowhere import KEY, upstream
+from tests.interpreters import python_for_all
+from tests.pool.launch.test_gateway_user import can_read, gateways, is_without_rights
+from tests.waiting import eventually
+
+pytestmark = [
+    pytest.mark.acceptance,
+    pytest.mark.real_cli,
+    pytest.mark.timeout(150),
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root can start something as somebody else"),
+]
+
+FIRST, LAST = 200000, 265535
+
+
+async def test_it_has_its_own_user_through_turns_upgrades_and_kills(short_dir: Path, real_cli: Path) -> None:
+    short_dir.chmod(0o711)
+    async with upstream() as (url, given):
+        house = {"kind": "gateway", "base_url": url, "api_key": KEY, "default": True}
+        site = Site(short_dir, real_cli, providers=json.dumps({"house": house}))
+        site.python = python_for_all(short_dir / "python")
+        await site.start()
+        try:
+            await story(site, given)
+        finally:
+            await site.stop()
+        assert not gateways(site.data)
+
+
+async def story(site: Site, given: list[str]) -> None:
+    token = await site.add_user("alice")
+    checks = (await get(site, token, "/health"))["checks"]
+    assert checks["gateway"] == {
+        "ok": True,
+        "detail": f"the model gateway runs as uid {LAST}, without any rights",
+        "uid": LAST,
+    }
+    async with client(site, token) as viewer:
+        await viewer.subscribe()
+
+        async def ask(text: str) -> None:
+            ending = await viewer.ended(await viewer.send(text))
+            assert ending["state"] == "succeeded", site.log()[-3000:]
+
+        await ask("say one")
+        (first,) = gateways(site.data)
+        assert is_without_rights(first, LAST)
+        alices = (site.data / "workspaces/alice").stat().st_uid
+        assert FIRST < alices < LAST
+        files = [site.data / "gateway" / name for name in ("config.json", "gateway.log")]
+        files += (site.data / "gateway").glob("usage-*.jsonl")
+        assert len(files) == 3
+        for path in files:
+            assert (path.stat().st_uid, path.stat().st_mode & 0o777) == (LAST, 0o600)
+            assert not can_read(path, alices)
+        assert can_read(files[0], LAST)
+        os.kill(first, signal.SIGKILL)
+        await ask("say two")
+        (second,) = gateways(site.data)
+        assert second != first
+        assert is_without_rights(second, LAST)
+        await asyncio.to_thread(site.command, "reload", "--force")
+        await viewer.resume()
+        await ask("say three")
+        await eventually(lambda: len(gateways(site.data)) == 1)
+        (third,) = gateways(site.data)
+        assert third != second
+        assert is_without_rights(third, LAST)
+        assert set(given) == {KEY}
+    used = await get(site, token, "/api/v1/me/usage?group=provider")
+    assert used, used
