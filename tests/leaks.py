@@ -19,6 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 from tests.procfs import MARKER, Process, is_alive, pids, processes
 
@@ -27,6 +28,7 @@ SETTLE_SECONDS = 2.0
 _HARMLESS_FILES = ("/dev/null", "/dev/urandom")
 _HARMLESS_PROCESSES = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 _numbers = itertools.count(1)
+_T = TypeVar("_T")
 
 
 class Watch:
@@ -47,14 +49,15 @@ class Watch:
         ``directories`` are the test's own: a process that names one is its.
         """
         paths = [str(path) for path in directories]
+        left = _settled(lambda: self.left_processes(paths))
         told = [
             *self.tasks,
-            *_settled(lambda: [f"process {p}" for p in self.left_processes(paths)]),
+            *(f"process {process}" for process in left),
             *_settled(lambda: [f"thread {t.name}" for t in threading.enumerate() if t not in self._threads]),
             *_settled(self._left_files),
             *_settled(lambda: [f"temporary {name}" for name in _temporary_entries() - self._temporary]),
         ]
-        for process in self.left_processes(paths):
+        for process in self.left_processes(paths) if left else ():
             _kill(process)
         return told
 
@@ -87,7 +90,7 @@ class Watch:
                 task.cancel()
 
 
-def _settled(look: Callable[[], list[str]]) -> list[str]:
+def _settled(look: Callable[[], list[_T]]) -> list[_T]:
     deadline = time.monotonic() + SETTLE_SECONDS
     while (left := look()) and time.monotonic() < deadline:
         time.sleep(0.02)

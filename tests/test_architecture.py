@@ -205,6 +205,7 @@ def modules(*folders: str) -> list[str]:
     return [name for name in names if name.replace(".", "").isidentifier()]
 
 
+@pytest.mark.acceptance  # and of every ``make check``
 @pytest.mark.parametrize("folder", ["pool", "server"])
 def test_every_module_can_be_imported_first(folder: str) -> None:
     """Import each as if it were the first of ours (what others wrote stays loaded, else it takes minutes)."""

@@ -31,8 +31,7 @@ class Passwords:
         self._hasher = PasswordHasher(time_cost=2, memory_cost=19456, parallelism=1)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="argon2")
         self._waiting = 0
-        # Checked against when there is no such user, so that both answers take the same time.
-        self._decoy = self._hasher.hash("no account has this password")
+        self._decoy = ""
 
     async def __aenter__(self) -> Self:
         return self
@@ -61,18 +60,20 @@ class Passwords:
         """
         if len(password) > MAX_LENGTH:
             return False
-        fits = await self._run(self._check, stored or self._decoy, password)
-        return fits and stored is not None
+        return await self._run(self._check, stored, password)
 
     def needs_rehash(self, stored: str) -> bool:
         """Was the hash made with parameters other than today's?"""
         return self._hasher.check_needs_rehash(stored)
 
-    def _check(self, stored: str, password: str) -> bool:
+    def _check(self, stored: str | None, password: str) -> bool:
+        # Also made where it is not needed, so that the first answer takes the same time whoever asks.
+        self._decoy = self._decoy or self._hasher.hash("no account has this password")
         try:
-            return self._hasher.verify(stored, password)
+            fits = self._hasher.verify(stored or self._decoy, password)
         except (VerificationError, InvalidHashError):
             return False
+        return fits and stored is not None
 
     async def _run(self, function: Callable[..., _T], *args: str) -> _T:
         if self._waiting >= _MAX_WAITING:

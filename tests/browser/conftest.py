@@ -152,13 +152,23 @@ def visitors(chromium: Browser, site: Site, request: pytest.FixtureRequest) -> I
     assert found.complaints == []
 
 
+@pytest.fixture(scope="module")
+def bare(chromium: Browser, site: Site) -> Iterator[Visitors]:
+    """A page without anything, for all tests of a module that only evaluate."""
+    found = Visitors(chromium, site, "nobody", [], [])
+    found.page().goto(f"{site.url}/_fake/nothing")
+    yield found
+    found.contexts[0].close()
+
+
 @pytest.fixture
-def core(visitors: Visitors, site: Site) -> Callable[[str], object]:
+def core(bare: Visitors) -> Iterator[Callable[[str], object]]:
     """Evaluate JavaScript in a bare page; ``load("core/x.js")`` gives a module of the web UI."""
-    page = visitors.page()
-    page.goto(f"{site.url}/_fake/nothing")
+    (page,) = bare.contexts[0].pages
+    bare.complaints.clear()
 
     def evaluate(script: str) -> object:
         return page.evaluate(f"async () => {{ const load = (p) => import('/' + p); {script} }}")
 
-    return evaluate
+    yield evaluate
+    assert bare.complaints == []

@@ -32,7 +32,8 @@ Scene = tuple[Site, Client, Callable[[str], str]]
 Serve = Callable[..., AbstractAsyncContextManager[Scene]]
 
 
-@pytest.fixture(params=[pytest.param("real", marks=pytest.mark.real_cli), "fake"])
+# The real CLI's own story of each run is `test_no_settings_file_written_meanwhile_changes_a_decision`.
+@pytest.fixture(params=[pytest.param("real", marks=[pytest.mark.real_cli, pytest.mark.acceptance]), "fake"])
 def serve(request: pytest.FixtureRequest, short_dir: Path, fake_claude: Path) -> Serve:
     """``serve(**settings)``: a site, a viewer of alice's session, and the words that run a command."""
     kind: str = request.param
@@ -155,6 +156,7 @@ def write_settings(site: Site, settings: dict[str, Any]) -> None:
 
 
 @pytest.mark.real_cli
+@pytest.mark.acceptance
 @pytest.mark.parametrize("settings", SETTINGS)
 async def test_no_settings_file_from_before_the_start_changes_a_decision(
     short_dir: Path, real_cli: Path, settings: str
@@ -213,7 +215,7 @@ def write_programs(site: Site, marks: str) -> None:
 
 
 @pytest.mark.real_cli
-@pytest.mark.parametrize("programs", ["auto", "allow"])
+@pytest.mark.parametrize("programs", ["auto", pytest.param("allow", marks=pytest.mark.acceptance)])
 async def test_hooks_and_servers_of_the_users_own_files(
     short_dir: Path, real_cli: Path, programs: str
 ) -> None:
@@ -246,7 +248,10 @@ async def decisions_stand(site: Site, viewer: Client) -> None:
     assert (len(asks), "hidden" in text) == (1, False), text
 
 
-@pytest.mark.parametrize(("command", "wanted"), [("touch stolen", REFUSED), ("mkdir made; true", None)])
+@pytest.mark.parametrize(
+    ("command", "wanted"),
+    [("touch stolen", REFUSED), pytest.param("mkdir made; true", None, marks=pytest.mark.acceptance)],
+)
 async def test_a_call_that_a_killed_server_read_is_answered_by_the_next(
     serve: Serve, short_dir: Path, command: str, wanted: str | None
 ) -> None:
