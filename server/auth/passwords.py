@@ -60,20 +60,20 @@ class Passwords:
         """
         if len(password) > MAX_LENGTH:
             return False
-        return await self._run(self._check, stored, password)
+        fits = await self._run(self._check, stored or "", password)
+        return fits and stored is not None
 
     def needs_rehash(self, stored: str) -> bool:
         """Was the hash made with parameters other than today's?"""
         return self._hasher.check_needs_rehash(stored)
 
-    def _check(self, stored: str | None, password: str) -> bool:
+    def _check(self, stored: str, password: str) -> bool:
         # Also made where it is not needed, so that the first answer takes the same time whoever asks.
         self._decoy = self._decoy or self._hasher.hash("no account has this password")
         try:
-            fits = self._hasher.verify(stored or self._decoy, password)
+            return self._hasher.verify(stored or self._decoy, password)
         except (VerificationError, InvalidHashError):
             return False
-        return fits and stored is not None
 
     async def _run(self, function: Callable[..., _T], *args: str) -> _T:
         if self._waiting >= _MAX_WAITING:
