@@ -111,6 +111,7 @@ def _forgetting(
         await pool.forget_user(user_id, keep_workspace=keep_workspace)
         # What the gateway has told of them so far must be in the books when their name is taken out.
         await usage_books.take_in()
+        await usage_books.forget(user_id)
         await own_keys.forget(user_id)
 
     return forget

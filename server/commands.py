@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pool import AuditLog, calling, export_user_data, open_accounts, remove_user_files
+from pool import AuditLog, Usage, calling, export_user_data, open_accounts, remove_user_files
 from server.auth.live import LiveConnections
 from server.auth.passwords import Passwords
 from server.auth.sign_in import SignIn
@@ -24,6 +24,7 @@ from server.listening import link_address
 from server.operations import Operations
 from server.own_keys import OwnModelKeys
 from server.settings import secret_text
+from server.usage import UsageBooks
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,10 @@ async def _perform_here(site: Site, op: str, arguments: Mapping[str, Any]) -> An
                 await asyncio.to_thread(
                     remove_user_files, site.data_dir, user_id, keep_workspace=keep_workspace
                 )
+                # The gateway may run on without a server, and has its say to the books before the name goes.
+                books = UsageBooks(Usage(store.database), site.data_dir)
+                await books.take_in()
+                await books.forget(user_id)
                 await OwnModelKeys(site.data_dir).forget(user_id)
 
             users = Users(accounts, passwords, live, _nothing_runs, forget)

@@ -19,9 +19,11 @@ from aiohttp import web
 
 from pool import UsageFigures, UsageRecord
 from pool.config import Quota
-from pool.errors import PoolError
+from pool.errors import Conflict, PoolError
 from server.config import Team
 from server.gateway.budgets import Limits, RateLimits, uses_of
+from server.gateway.forgotten import forget_user
+from server.gateway.settings import GatewayConfigError
 from server.gateway.spending import Spent, day_of, month_start
 from server.gateway.usage_journal import Entry, journal_files, read_entries
 from server.notices import Notices, look_again
@@ -103,6 +105,17 @@ class UsageBooks:
                 # Whether the last commit took effect is not known: ask the database again.
                 self._offsets = None
                 raise
+
+    async def forget(self, user_id: str) -> None:
+        """Have the gateway count nothing of what was used until now for the next user of the name.
+
+        Raises ``Conflict`` when its file cannot be used, ``OSError``.
+        """
+        async with self._turn:
+            try:
+                await asyncio.to_thread(forget_user, self._data_dir, user_id, self.wall())
+            except GatewayConfigError as error:
+                raise Conflict(str(error)) from error
 
     async def tidy(self) -> None:
         """Remove journal files that are in the database and that the gateway does not need any more.

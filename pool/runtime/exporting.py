@@ -15,12 +15,16 @@ async def export(data: PersonalData, paths: WorkspacePaths) -> AsyncGenerator[by
     """The archive's pieces. Raises ``NotFound`` before the first one, ``StoreUnavailable``.
 
     ``account.json``, ``NAME-NNNNN.jsonl`` for each kind of row,
-    ``sessions/ID/`` with turns, approvals and the events, ``workspace/`` and
-    ``transcripts/`` (the CLI's own record of each conversation).
+    ``sessions/ID/`` with turns, approvals and the events, ``workspace/``,
+    ``transcripts/`` (the CLI's own record of each conversation) and
+    ``egress/`` (to which hosts sessions connected, or were not let).
     """
     async for name, content in data.parts(paths.workspace.name):
         yield archive.member(name, content)
-    for root, name in ((paths.workspace, "workspace"), (paths.config / "projects", "transcripts")):
+    trees = [(paths.workspace, "workspace"), (paths.config / "projects", "transcripts")]
+    if paths.egress is not None:
+        trees.append((paths.egress, "egress"))
+    for root, name in trees:
         async for piece in _in_threads(root, name):
             yield piece
     yield archive.end()

@@ -47,6 +47,7 @@ def shipped_templates() -> Path:
 class WorkspacePaths:
     """Where a user's things are on this host. ``config`` is the CLI's, in the home.
 
+    ``egress`` has the records of their connections, if there are any.
     ``uid`` is the Linux user that they belong to, None when that is the service's.
     Not ``is_settled``: they do not (all) belong to whom they should.
     """
@@ -56,6 +57,7 @@ class WorkspacePaths:
     config: Path
     uid: int | None = None
     is_settled: bool = True
+    egress: Path | None = None
 
     def has_transcript(self, cli_session: str) -> bool:
         """Has the CLI a transcript of this session (a UUID), so that it can be resumed?
@@ -145,7 +147,9 @@ class Workspaces:
     def paths(self, user_id: str) -> WorkspacePaths:
         """Where the user's directories are, made or not. Raises ``InvalidName`` or ``Conflict``."""
         home = user_directory(self._homes, user_id)
-        return WorkspacePaths(user_directory(self._workspaces, user_id), home, home / ".claude")
+        egress = user_directory(self._egress, user_id)
+        workspace = user_directory(self._workspaces, user_id)
+        return WorkspacePaths(workspace, home, home / ".claude", egress=egress)
 
     def highest_uid(self) -> int:
         """The highest uid that has a workspace or home here, also of users that no database knows; or 0."""

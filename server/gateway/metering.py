@@ -6,11 +6,13 @@ import logging
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from server.gateway.budgets import Limits, RateLimits, TeamLimits, Use, uses_of
-from server.gateway.configuration import LiveBudgets
+from server.gateway.configuration import LiveBudgets, LiveForgotten
+from server.gateway.forgotten import Forgotten
 from server.gateway.meter import Meter, Reading, meter_for
 from server.gateway.prices import cost_of, price_of
 from server.gateway.rates import Rates, TooFast
@@ -123,8 +125,11 @@ class Metering:
         self.wall = wall
         self.monotonic = monotonic
         self._budgets = LiveBudgets(data_dir)
+        self._names = LiveForgotten(data_dir)
+        self._known_names: Forgotten = {}
+        self._forgotten = self._names_now()
         self._journal = UsageJournal(data_dir, wall)
-        self._spending = Spending(data_dir, self._journal, wall, monotonic)
+        self._spending = Spending(data_dir, self._journal, wall, monotonic, self._names_now)
         self._open: dict[str, set[Call]] = {}
         self._warned: set[tuple[str, str, float]] = set()
         self._rates = Rates(monotonic)
@@ -140,6 +145,7 @@ class Metering:
         ``is_own``: with a credential of the user's own, so that no money is
         spent. Of several the one that ends last. Raises ``GatewayConfigError``.
         """
+        self._heed_names()
         teams = self._budgets.current().teams_of(user)
         if is_own:
             limits, teams = limits.without_money(), [(name, one.without_money()) for name, one in teams]
@@ -154,6 +160,23 @@ class Metering:
                 self._warn(user, use)
         used_up = max((use for use in uses if use.is_reached), key=lambda use: use.resets_at, default=None)
         return used_up or self._too_fast(user, limits, teams)
+
+    def _names_now(self) -> Forgotten:
+        """The names of deleted users; while their file cannot be used, those that it had before."""
+        # a file that cannot be used is logged; calls go on, at worst held to what the former user has used
+        with suppress(GatewayConfigError):
+            self._known_names = self._names.current()
+        return self._known_names
+
+    def _heed_names(self) -> None:
+        """Begin at zero for each name that is forgotten since this was called before."""
+        before, self._forgotten = self._forgotten, self._names_now()
+        if self._forgotten is before:
+            return
+        for user in (name for name, at in self._forgotten.items() if before.get(name) != at):
+            self._spending.forget(user)
+            self._rates.forget(("user", user))
+            self._warned = {warned for warned in self._warned if warned[0] != user}
 
     def _too_fast(self, user: str, limits: Limits, teams: Sequence[tuple[str, TeamLimits]]) -> TooFast | None:
         keys: list[tuple[tuple[str, str], RateLimits]] = [(("user", user), limits)]

@@ -96,6 +96,10 @@ class Rates:
         if self._since_sweep >= _SWEEP_EVERY:
             self._sweep(now)
 
+    def forget(self, key: tuple[str, str]) -> None:
+        """Begin at zero."""
+        self._windows.pop(key, None)
+
     def _sweep(self, now: float) -> None:
         """Forget who was quiet for a minute."""
         self._since_sweep = 0

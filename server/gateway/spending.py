@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -79,7 +79,8 @@ class _Counter:
 class Spending:
     """All users' counters. What another gateway writes is taken in within a second of being asked.
 
-    The constructor reads the journal of the running month.
+    The constructor reads the journal of the running month. ``forgotten`` gives
+    until when what a name used counts for nobody.
     """
 
     def __init__(
@@ -88,7 +89,9 @@ class Spending:
         journal: UsageJournal,
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
+        forgotten: Callable[[], Mapping[str, float]] = dict,
     ) -> None:
+        self._forgotten = forgotten
         self._data_dir = data_dir
         self._journal = journal
         self._wall = wall
@@ -100,7 +103,12 @@ class Spending:
 
     def add(self, entry: Entry) -> None:
         """Count a call of this process; the journal has it too."""
-        self._counters.setdefault(entry.user, _Counter()).add(entry)
+        if entry.at > self._forgotten().get(entry.user, 0.0):
+            self._counters.setdefault(entry.user, _Counter()).add(entry)
+
+    def forget(self, user: str) -> None:
+        """Begin at zero; for a name that ``forgotten`` has from now on."""
+        self._counters.pop(user, None)
 
     def of(self, user: str) -> Spent:
         """What ``user`` has used by now, open calls left out."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,9 @@ from click.testing import CliRunner, Result
 from server.cli import main
 from server.control import SOCKET_NAME
 from server.data_lock import DataLock
+from server.gateway.forgotten import read_forgotten
+from server.gateway.usage_journal import UsageJournal
+from tests.server.test_usage import an_entry
 
 Command = Callable[..., Result]
 
@@ -41,7 +46,15 @@ def test_users_are_made_listed_disabled_and_deleted(command: Command, short_dir:
     assert command("user", "enable", "alice").exit_code == 0
     assert command("user", "password", "alice", stdin="another one\n").exit_code == 0
     (short_dir / "workspaces" / "alice").mkdir(parents=True)
+    journal = UsageJournal(short_dir)
+    journal.append(an_entry(time.time(), user="alice"))
+    journal.close()
     assert command("user", "delete", "alice").exit_code == 0
+    assert set(read_forgotten(short_dir)) == {"alice"}
+    # what the gateway has said of alice came into the books before her name was taken out of them
+    with sqlite3.connect(short_dir / "claude-pool.db") as database:
+        [(name, calls)] = database.execute("select user_id, count(*) from usage").fetchall()
+    assert (name.startswith("@deleted-"), calls) == (True, 1)
     assert not (short_dir / "workspaces" / "alice").exists()
     missing = command("user", "delete", "alice")
     assert (missing.exit_code, missing.stderr) == (1, "claude-pool: there is no user alice\n")

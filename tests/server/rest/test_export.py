@@ -15,6 +15,7 @@ from pool.model import SessionId, SessionKey, UserId
 from pool.store.base import AppendEvents, Operation, PutSession, PutTurn
 from pool.store.operations import perform
 from server.cli import main
+from server.gateway.forgotten import read_forgotten
 from server.rest.export import UNDER_WAY
 from tests.pool.store.records import a_session, a_turn, entries
 from tests.server.site import Site, error_of
@@ -62,6 +63,10 @@ async def furnished(site: Site, user_id: str) -> None:
     project.mkdir(parents=True)
     (project / "t.jsonl").write_text(f"transcript of {user_id}")
     (project.parents[1] / ".credentials.json").write_text("credential")
+    egress = site.pool.data_dir / "egress" / user_id
+    egress.mkdir(parents=True)
+    for name in ("connections.jsonl", "connections.jsonl.1"):
+        (egress / name).write_text(f'{{"user":"{user_id}","host":"example.org","port":443,"allowed":true}}\n')
 
 
 def read(data: bytes) -> tuple[dict[str, bytes], dict[str, str]]:
@@ -102,6 +107,10 @@ async def test_it_has_all_that_is_the_callers_and_nothing_else(site: Site) -> No
     assert rows(files["audit-00001.jsonl"])[-1]["action"] == "user.exported"
     assert files["workspace/file.txt"] == b"file of alice"
     assert files["transcripts/-w/t.jsonl"] == b"transcript of alice"
+    for name in ("connections.jsonl", "connections.jsonl.1"):
+        assert rows(files[f"egress/{name}"]) == [
+            {"user": "alice", "host": "example.org", "port": 443, "allowed": True}
+        ]
     assert links == {"workspace/link": "/etc/passwd"}
     assert "bob" not in str(files.keys())
     for private in (b"bob", b"root:", b"argon2", b"credential", alice.headers["Authorization"][7:].encode()):
@@ -145,12 +154,16 @@ async def test_the_next_user_of_a_name_finds_nothing_of_the_last_one(site: Site)
     [kept] = (data_dir / "kept").iterdir()
     assert (kept / "file.txt").read_text() == "file of alice"
     assert kept.parent.stat().st_mode & 0o077 == 0
-    for place in ("workspaces", "homes", "templates-applied"):
+    # and the gateway counts nothing of what the last one used
+    assert set(read_forgotten(data_dir)) == {"alice"}
+    for place in ("workspaces", "homes", "templates-applied", "egress"):
         assert not (data_dir / place / "alice").exists()
     new = await site.client("alice")
     async with new.get("api/v1/me/export") as response:
         files, _links = read(await response.read())
-    assert not [name for name in files if name.startswith(("sessions", "usage", "workspace", "transcripts"))]
+    assert not [
+        name for name in files if name.startswith(("sessions", "usage", "workspace", "transcripts", "egress"))
+    ]
     assert rows(files["audit-00001.jsonl"])[0]["action"] == "user.added"
     figures = await site.pool.usage.grouped("user", 0, 1 << 30)
     assert [(name.startswith("@deleted-"), used.usd) for name, used in figures] == [(True, 0.5)]
