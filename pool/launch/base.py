@@ -171,7 +171,16 @@ class Launcher(ABC):
         """Start an instance; output comes to ``sink`` from offset 0.
 
         Returns when the process exists (not when it is ready). Raises
-        ``LaunchFailed``; nothing is left behind then, nor when cancelled.
+        ``LaunchFailed``; nothing is left behind then. When cancelled nothing
+        is, unless the host does not answer: ``abandon`` tells.
+        """
+
+    @abstractmethod
+    async def abandon(self, instance_id: InstanceId) -> bool:
+        """End at once, and forget, what a start may have left; is nothing of it there?
+
+        Waits for the host's answer without bound. Raises ``KeeperUnavailable``
+        when the host is gone, and everything with it.
         """
 
     @abstractmethod

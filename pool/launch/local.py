@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from pool.config import PoolConfig
-from pool.errors import BadRequest, KeeperUnavailable
+from pool.errors import BadRequest, KeeperUnavailable, PoolError
 from pool.keeper.client import ConnectionLost, KeeperClient, KeeperError
 from pool.keeper.code_version import code_version
 from pool.keeper.egress import AllowList
@@ -35,7 +35,7 @@ from pool.model import InstanceId
 
 _OPEN_ATTEMPTS = 5
 _HELLO_SECONDS = 30.0
-_ABANDON_SECONDS = 10.0
+_ABANDON_SECONDS = 5.0
 _LEAVE_SECONDS = 15.0
 _UPGRADE_SECONDS = 90.0
 # of the keeper's protocol
@@ -128,13 +128,21 @@ class LocalLauncher(Launcher):
             attached = await client.start(request, feed)
         except asyncio.CancelledError:
             feed.is_muted = True
-            await self._abandon(client, spec.instance_id)
+            # The request leaves at once. Whoever must know more asks again.
+            with suppress(PoolError, TimeoutError):
+                async with asyncio.timeout(_ABANDON_SECONDS):
+                    await self.abandon(spec.instance_id)
             raise
         except ConnectionLost as error:
             raise KeeperUnavailable(str(error)) from error
         except KeeperError as error:
             raise launch_failed(error) from error
         return LocalHandle(client, spec.instance_id, attached.handle, attached.facts, feed)
+
+    async def abandon(self, instance_id: InstanceId) -> bool:
+        """See ``Launcher``."""
+        answer = await self._request("abandon", instance=instance_id)
+        return bool(answer.get("gone", True))
 
     async def attach(self, instance_id: InstanceId, offset: int, sink: InstanceSink) -> InstanceHandle:
         """See ``Launcher``."""
@@ -280,12 +288,6 @@ class LocalLauncher(Launcher):
             return await self._attached().request(op, **fields)
         except KeeperError as error:
             raise pool_error(error) from error
-
-    async def _abandon(self, client: KeeperClient, instance_id: InstanceId) -> None:
-        """End a start whose caller has gone away; the request leaves at once."""
-        with suppress(KeeperError, TimeoutError):
-            async with asyncio.timeout(_ABANDON_SECONDS):
-                await client.request("abandon", instance=instance_id)
 
     async def _end_keeper(self, client: KeeperClient, keeper: KeeperProcess) -> None:
         graces = StopGraces(term=self._config.stop_grace_seconds)

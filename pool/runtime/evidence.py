@@ -32,7 +32,7 @@ class Evidence:
         counts = Counter(instance.state for instance in self._supervisor.live_instances())
         users = {instance.key.user_id for instance in self._supervisor.live_instances()}
         slots = self._supervisor.around.slots
-        checks = self._checks.results()
+        checks = {**self._checks.results(), "stuck": _stuck(counts[InstanceState.STUCK])}
         instances = {state: counts[InstanceState(state)] for state in _SHOWN_STATES}
         instances["busy"] += counts[InstanceState.DRAINING]
         worst = "ok" if all(check["ok"] for check in checks.values()) else "degraded"
@@ -132,6 +132,15 @@ class Evidence:
             ),
             gauge("claude_pool_keeper_up", "1 while a keeper is attached.", around.keeper_is_back.is_set()),
         ]
+
+
+def _stuck(count: int) -> dict[str, Any]:
+    detail = "every process that was to end did"
+    if count:
+        detail = (
+            f"{count} outlived KILL, or the keeper does not say whether they live: their slots stay taken"
+        )
+    return {"ok": not count, "detail": detail}
 
 
 def _process_gauges(pids: list[int], keepers: set[int]) -> list[Metric]:

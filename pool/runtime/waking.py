@@ -17,11 +17,12 @@ from pool.errors import Conflict, InstanceGone, KeeperUnavailable, LaunchFailed,
 from pool.launch.base import LaunchSpec, StopGraces
 from pool.lifecycle.instance import InstanceEvent
 from pool.lifecycle.session import SessionEvent
-from pool.model import ExitStatus, InstanceState, Place, Reason, SessionState
+from pool.model import InstanceState, Place, Reason, SessionState
 from pool.runtime import edges
 from pool.runtime.instance import Instance
 from pool.runtime.launching import launch_spec, new_instance, note_identity
 from pool.runtime.ownership import prepared_paths
+from pool.runtime.unanswered import UnansweredStart, see_to_its_end
 
 if TYPE_CHECKING:
     from pool.runtime.session import Session
@@ -186,9 +187,10 @@ class Waking:
         event = SessionEvent.INSTANCE_ENDED
         if session.instance is None:
             session.around.slots.release(session.key)
-        elif session.instance.state is InstanceState.STUCK:
-            event = SessionEvent.INSTANCE_STUCK
-        if isinstance(error, KeeperUnavailable):
+        is_stuck = session.instance is not None and session.instance.state is InstanceState.STUCK
+        if is_stuck:
+            event, reason = SessionEvent.INSTANCE_STUCK, _stuck(reason)
+        elif isinstance(error, KeeperUnavailable):
             event = SessionEvent.INSTANCE_CRASHED  # nobody saw the queued turns: they outlive the keeper
         elif not self._was_told_to_stop and not session.around.is_stopping:
             session.fail_queued(reason)
@@ -242,10 +244,17 @@ class Waking:
             raise LaunchFailed("the instance was stopped while it started", details={"step": "stopped"})
 
     async def _abandon(self, instance: Instance) -> None:
-        """A launch that failed leaves nothing behind."""
+        """A launch that failed leaves nothing behind, or keeps its slot until it is known to."""
+        if instance.handle is None:
+            instance.handle = UnansweredStart(self._session.around.launcher, instance)
         await instance.end(StopGraces(end_of_input=0, term=1), "the launch failed")
-        if not instance.has_exited and instance.handle is None:
-            instance.exited(ExitStatus(), "")
+        if not instance.has_exited:
+            see_to_its_end(self._session, instance)
+
+
+def _stuck(reason: Reason) -> Reason:
+    message = "its process cannot be ended, or its host does not tell: an operator must look after it"
+    return Reason("instance_stuck", f"{reason.message}; {message}")
 
 
 class _NoSlot(Exception):
