@@ -10,7 +10,8 @@ wanted it (idle, evicted, drained, restarted). ``instance_crashed``: we did
 not; wait, then try again. ``crash_loop`` stands in its place when
 ``pool.policy.backoff`` says that trying again is pointless: ``faulted``, until
 a person resets it. ``instance_stuck`` faults it at once: a second writer on
-the same workspace must not begin.
+the same workspace must not begin. So does ``restore_failed``: what an earlier
+server left of it could not be taken over.
 
 Rule 3: on the way to ``parked`` messages may have come in for the instance
 that was just leaving. ``WAKE_IF_QUEUED`` looks, so that nobody has to ask
@@ -46,6 +47,7 @@ class SessionEvent(Enum):
     INSTANCE_CRASHED = "instance_crashed"
     CRASH_LOOP = "crash_loop"
     INSTANCE_STUCK = "instance_stuck"
+    RESTORE_FAILED = "restore_failed"
     WAKE_REFUSED = "wake_refused"
     WAKE_DUE = "wake_due"
     REST_DUE = "rest_due"
@@ -94,6 +96,7 @@ SESSION_TABLE: Table[SessionState, SessionEvent, SessionCommand] = Table(
         _S.PARKED: {
             _E.TURN_SUBMITTED: _WAKE,
             _E.VIEWER_ARRIVED: _WAKE,
+            _E.RESTORE_FAILED: _FAULT,
             _E.RESET_REQUESTED: to(_S.PARKED),
             _E.ARCHIVE_REQUESTED: _ARCHIVE,
         },
@@ -105,6 +108,7 @@ SESSION_TABLE: Table[SessionState, SessionEvent, SessionCommand] = Table(
             _E.INSTANCE_CRASHED: _COOL,
             _E.CRASH_LOOP: _FAULT,
             _E.INSTANCE_STUCK: _FAULT,
+            _E.RESTORE_FAILED: _FAULT,
             _E.WAKE_REFUSED: to(_S.PARKED, _C.WITHDRAW_QUEUED_TURNS),
             _E.ARCHIVE_REQUESTED: _ARCHIVE,
         },
@@ -115,6 +119,7 @@ SESSION_TABLE: Table[SessionState, SessionEvent, SessionCommand] = Table(
             _E.INSTANCE_CRASHED: _COOL,
             _E.CRASH_LOOP: _FAULT,
             _E.INSTANCE_STUCK: _FAULT,
+            _E.RESTORE_FAILED: _FAULT,
             _E.ARCHIVE_REQUESTED: _ARCHIVE,
         },
         _S.COOLING: {
@@ -131,6 +136,7 @@ SESSION_TABLE: Table[SessionState, SessionEvent, SessionCommand] = Table(
             _E.INSTANCE_CRASHED: to(_S.FAULTED),
             _E.CRASH_LOOP: to(_S.FAULTED),
             _E.INSTANCE_STUCK: to(_S.FAULTED),
+            _E.RESTORE_FAILED: to(_S.FAULTED),
             _E.RESET_REQUESTED: to(_S.PARKED),
             _E.ARCHIVE_REQUESTED: _ARCHIVE,
         },
@@ -141,6 +147,7 @@ SESSION_TABLE: Table[SessionState, SessionEvent, SessionCommand] = Table(
             _E.INSTANCE_CRASHED: to(_S.ARCHIVED),
             _E.CRASH_LOOP: to(_S.ARCHIVED),
             _E.INSTANCE_STUCK: to(_S.ARCHIVED, _C.ALERT_OPERATOR),
+            _E.RESTORE_FAILED: to(_S.ARCHIVED, _C.ALERT_OPERATOR),
             _E.WAKE_REFUSED: to(_S.ARCHIVED),
             _E.ARCHIVE_REQUESTED: to(_S.ARCHIVED),
             _E.RESTORE_REQUESTED: to(_S.PARKED),

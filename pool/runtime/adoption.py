@@ -46,11 +46,10 @@ class Adoption:
     async def adopt(self, work: OpenWork, listing: InstanceListing | None) -> None:
         """Take over what an earlier server left of this session. ``listing`` None: the host knows nothing."""
         session = self._session
-        session.turns.restore(work.turns)
-        if session.turns.current is not None:
-            session.around.running.began(session)
-        session.approvals.restore(work.permissions)
+        fault = self._restore(work)
         if not work.instances:
+            if fault is not None:
+                self.failed(fault)
             self._wake_for_queued()
             return
         *older, record = work.instances
@@ -75,12 +74,40 @@ class Adoption:
         session.log.begin_instance(instance.id, instance.ordinal, record.offset)
         session.replay.spools[instance.ordinal] = instance.id
         self._stands_as_found()
+        if fault is not None:
+            instance.told_to_stop(fault.message)
+            self.failed(fault)
         if listing is None:
             session.replay.spools.pop(instance.ordinal)
             edges.instance_adopted(session, instance, "gone")
             instance.exited(ExitStatus(), "")
             return
         await self._attach(instance, record.offset, listing)
+
+    def _restore(self, work: OpenWork) -> Reason | None:
+        """Turns and approvals as they stood. What cannot be read of them ends; why, if so."""
+        session = self._session
+        try:
+            session.turns.restore(work.turns)
+            session.approvals.restore(work.permissions)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is this session's alone
+            _log.exception("the open turns of session %s could not be restored", session.key)
+            message = f"what an earlier server left of it could not be taken over ({type(error).__name__})"
+            fault = Reason("not_restored", message)
+            session.approvals.restore(work.permissions)
+            session.turns.lose_all(work.turns, fault)
+            session.approvals.close_all()
+            return fault
+        if session.turns.current is not None:
+            session.around.running.began(session)
+        return None
+
+    def failed(self, fault: Reason) -> None:
+        """The session could not be taken over: it is faulted, and the next message begins anew."""
+        session = self._session
+        if session.machine.can(SessionEvent.RESTORE_FAILED):
+            session.feed(SessionEvent.RESTORE_FAILED, fault)
+        session.log.flush()
 
     async def _attach(self, instance: Instance, offset: int, listing: InstanceListing) -> None:
         session = self._session
@@ -117,6 +144,9 @@ class Adoption:
                 return
         except (PoolError, TimeoutError) as error:
             self._failed(instance, error)
+            return
+        if instance.stop_reason is not None:
+            session.stop_instance(instance.stop_reason)
         else:
             work = session.around.tasks.spawn(self._greet(instance), f"take-over:{session.key}")
             await asyncio.wait({work}, timeout=_START_SECONDS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections import Counter
@@ -25,6 +24,7 @@ from pool.runtime.conformance.late import end_told_turns
 from pool.runtime.instance import Instance
 from pool.runtime.reopening import Reopening
 from pool.runtime.session import Session
+from pool.runtime.strangers import end_strangers
 from pool.runtime.surroundings import Surroundings
 from pool.store.base import OpenWork, PutSession, SessionRecord
 
@@ -150,33 +150,34 @@ class Supervisor:
         began = time.perf_counter()
         listings = {listing.instance_id: listing for listing in await around.launcher.list()}
         work = await around.store.open_work()
-        known = {record.instance_id for item in work for record in item.instances}
         await asyncio.gather(*(self._adopt(item, listings) for item in work))
-        await self._end_strangers(listings, known)
+        known = {
+            record.instance_id
+            for item in work
+            if item.session.key in self.sessions
+            for record in item.instances
+        }
+        for instance_id in await end_strangers(around, listings, known):
+            self.forget_later(instance_id)
         around.counters.reconcile.observe(time.perf_counter() - began)
         self._schedule_forgetting(listings.values())
 
     async def _adopt(self, work: OpenWork, listings: dict[InstanceId, InstanceListing]) -> None:
-        session = await self._load(work.session)
         listing = listings.get(work.instances[-1].instance_id) if work.instances else None
         try:
-            await session.adoption.adopt(work, listing)
+            session = await self._load(work.session)
+        except PoolError:
+            raise  # the database does not work: nobody can be taken over
         except Exception:  # noqa: BLE001 - one user's failure never stops the server
+            _log.exception("session %s could not be loaded; its instance is ended", work.session.key)
+            return
+        try:
+            await session.adoption.adopt(work, listing)
+        except Exception as error:  # noqa: BLE001 - as above
             _log.exception("session %s could not be taken over", session.key)
-
-    async def _end_strangers(
-        self, listings: dict[InstanceId, InstanceListing], known: set[InstanceId]
-    ) -> None:
-        """A live instance that no row speaks of: its server died before the row was committed."""
-        for instance_id, listing in listings.items():
-            if listing.exit_status is None and instance_id not in known:
-                self.around.counters.orphans.add()
-                _log.warning("instance %s belongs to no session and is ended", instance_id)
-                with contextlib.suppress(PoolError):  # it went away by itself
-                    sink = _Stranger()
-                    handle = await self.around.launcher.attach(instance_id, listing.end_offset, sink)
-                    await handle.stop(StopGraces(end_of_input=0, term=1))
-                self.forget_later(instance_id)
+            session.adoption.failed(
+                Reason("not_restored", f"it could not be taken over ({type(error).__name__})")
+            )
 
     def _schedule_forgetting(self, listings: Iterable[InstanceListing]) -> None:
         for listing in listings:
@@ -292,16 +293,3 @@ def new_record(
         last_active_at=now,
         position=BEGINNING,
     )
-
-
-class _Stranger:
-    """The sink of an instance that nobody wants."""
-
-    def data_received(self, offset: int, data: bytes) -> None:
-        """Dropped."""
-
-    def exited(self, status: object, stderr_tail: str) -> None:
-        """Good."""
-
-    def launcher_lost(self) -> None:
-        """Then it is gone as well."""

@@ -112,6 +112,15 @@ class Turns:
             else:
                 self.current = turn
 
+    def lose_all(self, records: Sequence[TurnRecord], reason: Reason) -> None:
+        """Turns of an earlier server that could not be restored: each ends, whatever its row says."""
+        self.queued.clear()
+        self.current = self.by_cli = None
+        for record in records:
+            turn = Turn(replace(record, reason=None))
+            is_queued = record.state is TurnState.QUEUED
+            self.feed(turn, TurnEvent.SESSION_FAULTED if is_queued else TurnEvent.INSTANCE_LOST, reason)
+
     def enqueue(
         self,
         record: TurnRecord,
