@@ -21,15 +21,19 @@ import socket
 import stat
 import struct
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 SECONDS = 5
+METADATA = "169.254.169.254"
 FORKS = 400
+# modes in which it is the machine that decides, not we: without any wall, and without namespaces
+BARE = ("none",)
+SHARED = ("none", "uid")
 LIBC = ctypes.CDLL(None, use_errno=True)
-# x86_64, aarch64
-NUMBERS = {
+NUMBERS = {  # x86_64, aarch64
     "keyctl": (250, 219),
     "io_uring_setup": (425, 425),
     "userfaultfd": (323, 282),
@@ -40,44 +44,35 @@ NUMBERS = {
     "name_to_handle_at": (303, 264),
     "syslog": (103, 116),
 }
-
-
-class Facts:
-    """The host, as the attacker knows it; every name of ``facts.json`` is an attribute."""
-
-    def __init__(self, values: dict[str, Any]) -> None:
-        self.__dict__.update(values)
-
-    def __getattr__(self, name: str) -> Any:
-        raise AttributeError(name)
+# the host, as the attacker knows it: every name of ``facts.json`` is an attribute
+Facts = SimpleNamespace
+Run = Callable[[Facts], object]
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """``depends``: without walls it is the machine that decides, not we."""
+    """``depends``: the modes in which it is the machine that decides, not we."""
 
     group: str
     words: str
-    run: Callable[[Facts], object]
-    depends: bool
+    run: Run
+    depends: Collection[str]
 
 
 ATTEMPTS: list[Attempt] = []
 
 
-def attempt(
-    group: str, words: str, *, depends: bool = False
-) -> Callable[[Callable[[Facts], object]], Callable[[Facts], object]]:
+def attempt(group: str, words: str, *, depends: Collection[str] = ()) -> Callable[[Run], Run]:
     """Put a function into the list."""
 
-    def add(run: Callable[[Facts], object]) -> Callable[[Facts], object]:
+    def add(run: Run) -> Run:
         ATTEMPTS.append(Attempt(group, words, run, depends))
         return run
 
     return add
 
 
-def simple(group: str, words: str, run: Callable[[Facts], object], *, depends: bool = False) -> None:
+def simple(group: str, words: str, run: Run, *, depends: Collection[str] = ()) -> None:
     """Put an expression into the list."""
     ATTEMPTS.append(Attempt(group, words, run, depends))
 
@@ -103,9 +98,9 @@ def done(function: Callable[..., None], *arguments: Any) -> bool:
     return True
 
 
-def read(path: str) -> str:
+def read(path: str, length: int = 4096) -> str:
     with open(path, errors="replace") as file:
-        return file.read(4096)
+        return file.read(length)
 
 
 def writable(path: str, flags: int = 0) -> bool:
@@ -120,6 +115,14 @@ def connected(family: int, address: Any, kind: int = socket.SOCK_STREAM) -> bool
         it.settimeout(1)
         it.connect(address)
         return True
+
+
+def tcp(address: str, port: int) -> bool:
+    return connected(socket.AF_INET, (address, port))
+
+
+def unix(address: str) -> bool:
+    return connected(socket.AF_UNIX, address)
 
 
 def linked(make: Callable[[str, str], None], target: str) -> str:
@@ -137,6 +140,7 @@ simple(FILES, "by a symbolic link", lambda f: linked(os.symlink, f.secret))
 simple(FILES, "by a hard link", lambda f: linked(os.link, f.secret))
 simple(FILES, "list the users' workspaces", lambda f: "bob" in os.listdir(f.workspaces))
 simple(FILES, "change another user's file", lambda f: writable(f.secret))
+simple(FILES, "list another user's home", lambda f: os.listdir(os.path.dirname(f.settings)))
 simple(FILES, "read another user's conversation", lambda f: read(f.conversation))
 simple(FILES, "write rules into another user's settings", lambda f: writable(f.settings))
 simple(FILES, "read the database", lambda f: read(f.database))
@@ -148,20 +152,20 @@ simple(FILES, "read other programs' files in /tmp", lambda f: read(f.temporary))
 simple(FILES, "read other programs' files in /dev/shm", lambda f: read(f.shared))
 
 SYSTEM = "the system"
-simple(SYSTEM, "write the CLI's program", lambda f: writable(f.cli), depends=True)
+simple(SYSTEM, "write the CLI's program", lambda f: writable(f.cli), depends=BARE)
 simple(SYSTEM, "make a file in /usr/bin", lambda _: writable("/usr/bin/escape", os.O_CREAT))
 simple(SYSTEM, "make a file in /etc", lambda _: writable("/etc/escape", os.O_CREAT))
 simple(SYSTEM, "make a file in /", lambda _: writable("/escape", os.O_CREAT))
 simple(SYSTEM, "write /proc/sys/kernel/core_pattern", lambda _: writable("/proc/sys/kernel/core_pattern"))
 simple(SYSTEM, "write /proc/sysrq-trigger", lambda _: writable("/proc/sysrq-trigger"))
 simple(SYSTEM, "read /etc/shadow", lambda _: read("/etc/shadow"))
-simple(SYSTEM, "read the kernel's log", lambda _: checked(call("syslog", 3, None, 0)), depends=True)
+simple(SYSTEM, "read the kernel's log", lambda _: checked(call("syslog", 3, None, 0)), depends=BARE)
 simple(SYSTEM, "mount a file system", lambda _: checked(LIBC.mount(b"x", b".", b"tmpfs", 0, None)))
-simple(SYSTEM, "make a user namespace", lambda _: checked(LIBC.unshare(0x10000000)), depends=True)
+simple(SYSTEM, "make a user namespace", lambda _: checked(LIBC.unshare(0x10000000)), depends=BARE)
 simple(SYSTEM, "change the root", lambda _: done(os.chroot, "."))
 simple(SYSTEM, "take the host's name away", lambda _: done(socket.sethostname, socket.gethostname()))
 simple(SYSTEM, "hold any capability", lambda _: int(status("CapEff") + status("CapPrm"), 16))
-simple(SYSTEM, "gain rights by a set-uid program", lambda _: status("NoNewPrivs") == "0", depends=True)
+simple(SYSTEM, "gain rights by a set-uid program", lambda _: status("NoNewPrivs") == "0", depends=BARE)
 
 
 def status(field: str) -> str:
@@ -189,20 +193,19 @@ def device(f: Facts) -> object:
     return read("disk")
 
 
-@attempt(SYSTEM, "open a disk, the memory or the log of the kernel in /dev", depends=True)
+@attempt(SYSTEM, "open a disk, the memory or the log of the kernel in /dev", depends=SHARED)
 def devices(f: Facts) -> object:
     names = [name for name in ("mem", "kmsg", "vda", "sda", "nvme0n1", "kvm") if os.access(f"/dev/{name}", 4)]
     return [os.open(f"/dev/{name}", os.O_RDONLY) for name in names]
 
 
-@attempt(SYSTEM, "write a control group", depends=True)
+@attempt(SYSTEM, "write a control group", depends=BARE)
 def cgroup(f: Facts) -> object:
-    return [
-        name for name, _, files in os.walk("/sys/fs/cgroup") if "cgroup.procs" in files and os.access(name, 2)
-    ]
+    groups = (name for name, _, files in os.walk("/sys/fs/cgroup") if "cgroup.procs" in files)
+    return [name for name in groups if os.access(name, 2)]
 
 
-@attempt(SYSTEM, "open a file by its handle", depends=True)
+@attempt(SYSTEM, "open a file by its handle", depends=BARE)
 def handle(f: Facts) -> object:
     room = ctypes.create_string_buffer(struct.pack("Ii", 128, 0) + bytes(128))
     return checked(call("name_to_handle_at", -100, b".", room, ctypes.byref(ctypes.c_int()), 0))
@@ -217,7 +220,7 @@ simple(PROCESSES, "list its descriptors", lambda f: os.listdir(f"/proc/{f.pid}/f
 simple(PROCESSES, "type a message into its input", lambda f: writable(f"/proc/{f.pid}/fd/0"))
 simple(PROCESSES, "open its memory", lambda f: raw(f"/proc/{f.pid}/maps") and writable(f"/proc/{f.pid}/mem"))
 simple(PROCESSES, "signal it", lambda f: done(os.kill, f.pid, 0))
-simple(PROCESSES, "trace it", lambda f: checked(LIBC.ptrace(0x4206, f.pid, None, None)), depends=True)
+simple(PROCESSES, "trace it", lambda f: checked(LIBC.ptrace(0x4206, f.pid, None, None)), depends=BARE)
 simple(PROCESSES, "signal the keeper", lambda f: done(os.kill, f.keeper, 0))
 simple(PROCESSES, "signal the server", lambda f: done(os.kill, f.server, 0))
 simple(PROCESSES, "find a secret in any process's environment", lambda f: hunt(f.token.encode()))
@@ -240,7 +243,7 @@ def hunt(wanted: bytes) -> list[str]:
     return found
 
 
-@attempt(PROCESSES, "read its memory by process_vm_readv", depends=True)
+@attempt(PROCESSES, "read its memory by process_vm_readv", depends=BARE)
 def peek(f: Facts) -> object:
     start = int(raw(f"/proc/{f.pid}/maps").split(b"-")[0], 16)
     room = ctypes.create_string_buffer(16)
@@ -249,21 +252,21 @@ def peek(f: Facts) -> object:
     return checked(call("process_vm_readv", f.pid, ours, 1, theirs, 1, 0))
 
 
-@attempt(PROCESSES, "take one of its descriptors", depends=True)
+@attempt(PROCESSES, "take one of its descriptors", depends=BARE)
 def steal(f: Facts) -> object:
     return checked(call("pidfd_getfd", os.pidfd_open(f.pid), 0, 0))
 
 
 KERNEL = "parts of the kernel"
-simple(KERNEL, "use kernel keyrings", lambda _: checked(call("keyctl", 0, -3, 1)), depends=True)
-simple(KERNEL, "use io_uring", lambda _: checked(call("io_uring_setup", 1, bytes(120))), depends=True)
-simple(KERNEL, "use userfaultfd", lambda _: checked(call("userfaultfd", 1)), depends=True)
-simple(KERNEL, "load a BPF program", lambda _: checked(call("bpf", 0, bytes(128), 128)), depends=True)
-simple(KERNEL, "read performance counters", lambda _: checked(perf()), depends=True)
-simple(KERNEL, "open a vsock socket", lambda _: socket.socket(40, socket.SOCK_STREAM), depends=True)
+simple(KERNEL, "use kernel keyrings", lambda _: checked(call("keyctl", 0, -3, 1)), depends=BARE)
+simple(KERNEL, "use io_uring", lambda _: checked(call("io_uring_setup", 1, bytes(120))), depends=BARE)
+simple(KERNEL, "use userfaultfd", lambda _: checked(call("userfaultfd", 1)), depends=BARE)
+simple(KERNEL, "load a BPF program", lambda _: checked(call("bpf", 0, bytes(128), 128)), depends=BARE)
+simple(KERNEL, "read performance counters", lambda _: checked(perf()), depends=BARE)
+simple(KERNEL, "open a vsock socket", lambda _: socket.socket(40, socket.SOCK_STREAM), depends=BARE)
 simple(KERNEL, "open a raw packet socket", lambda _: socket.socket(socket.AF_PACKET, socket.SOCK_RAW))
 simple(KERNEL, "open a raw IP socket", lambda _: socket.socket(socket.AF_INET, socket.SOCK_RAW, 1))
-simple(KERNEL, "use the kernel's ciphers (AF_ALG)", lambda _: socket.socket(38, 5), depends=True)
+simple(KERNEL, "use the kernel's ciphers (AF_ALG)", lambda _: socket.socket(38, 5), depends=BARE)
 
 
 def perf() -> int:
@@ -272,7 +275,7 @@ def perf() -> int:
     return call("perf_event_open", attributes, 0, -1, -1, 0)
 
 
-@attempt(KERNEL, "type into the terminal one was started from", depends=True)
+@attempt(KERNEL, "type into the terminal one was started from", depends=BARE)
 def typing(f: Facts) -> object:
     os.setsid()
     _, terminal = pty.openpty()
@@ -282,49 +285,52 @@ def typing(f: Facts) -> object:
 
 
 NETWORK = "network and sockets"
-simple(NETWORK, "reach the server's port", lambda f: connected(socket.AF_INET, ("127.0.0.1", f.port)))
-simple(
-    NETWORK, "reach another service on loopback", lambda f: connected(socket.AF_INET, ("127.1.2.3", f.port))
-)
-simple(NETWORK, "reach the cloud's metadata address", lambda _: routed("169.254.169.254"), depends=True)
-simple(NETWORK, "reach the internet", lambda _: routed("192.0.2.1"), depends=True)
-simple(NETWORK, "reach the private network", lambda _: routed("10.0.0.1"), depends=True)
-simple(
-    NETWORK, "reach an abstract socket of the host", lambda f: connected(socket.AF_UNIX, "\0" + f.abstract)
-)
-simple(NETWORK, "reach an open socket in /tmp", lambda f: connected(socket.AF_UNIX, f.path_socket))
-simple(NETWORK, "reach the keeper's socket", lambda f: connected(socket.AF_UNIX, f.keeper_socket))
-simple(NETWORK, "reach another instance's model socket", lambda f: connected(socket.AF_UNIX, f.model_socket))
-simple(NETWORK, "see the sockets of the host", lambda f: f.path_socket in read_all("/proc/net/unix"))
+simple(NETWORK, "reach the server's port", lambda f: tcp("127.0.0.1", f.port))
+simple(NETWORK, "reach another service on loopback", lambda f: tcp("127.1.2.3", f.port))
+simple(NETWORK, "reach the host by its own address", lambda f: tcp(f.own, f.port))
+
+
+def reached(f: Facts, address: str, port: int | None = None) -> bool:
+    """Is there a way to it? In a world that a test made, really go there; else nothing is sent."""
+    kind = socket.SOCK_STREAM if f.may_send else socket.SOCK_DGRAM
+    return connected(socket.AF_INET, (address, port or f.far_port), kind)
+
+
+simple(NETWORK, "reach loopback by the gateway", lambda f: reached(f, "10.0.2.2", f.port), depends=SHARED)
+simple(NETWORK, "reach the cloud's metadata address", lambda f: reached(f, METADATA), depends=SHARED)
+simple(NETWORK, "reach the private network", lambda f: reached(f, f.private), depends=SHARED)
+simple(NETWORK, "reach the internet", lambda f: reached(f, f.internet), depends=SHARED)
+simple(NETWORK, "reach an abstract socket of the host", lambda f: unix("\0" + f.abstract))
+simple(NETWORK, "reach an open socket in /tmp", lambda f: unix(f.path_socket))
+simple(NETWORK, "reach the keeper's socket", lambda f: unix(f.keeper_socket))
+simple(NETWORK, "reach the server's control socket", lambda f: unix(f.control_socket))
+simple(NETWORK, "reach another instance's model socket", lambda f: unix(f.model_socket))
+simple(NETWORK, "see the sockets of the host", lambda f: f.path_socket in read("/proc/net/unix", 1 << 24))
 simple(NETWORK, "see System V shared memory of the host", lambda f: LIBC.shmget(f.shm_key, 0, 0) >= 0)
-
-
-def routed(address: str) -> bool:
-    """Is there a way to the address? Nothing is sent."""
-    return connected(socket.AF_INET, (address, 80), socket.SOCK_DGRAM)
-
-
-def read_all(path: str) -> str:
-    with open(path) as file:
-        return file.read()
 
 
 SECRETS = "secrets and limits"
 simple(SECRETS, "find the operator's model key in the environment", lambda f: f.key in str(os.environ))
 simple(SECRETS, "find it in the command line", lambda f: f.key in read("/proc/self/cmdline"))
-simple(SECRETS, "leave a core dump", lambda _: set_limit(resource.RLIMIT_CORE, 1 << 20), depends=True)
-simple(
-    SECRETS, "lift the limit of open files", lambda _: set_limit(resource.RLIMIT_NOFILE, 1025), depends=True
-)
-simple(SECRETS, "lift the limit of memory", lambda _: set_limit(resource.RLIMIT_DATA, 8 << 30), depends=True)
-simple(SECRETS, "take more memory than a process may", lambda _: mmap.mmap(-1, 5 << 30, 0x22), depends=True)
-simple(SECRETS, "fill memory by way of /tmp", lambda _: filled("/tmp", 1 << 30), depends=True)
-simple(SECRETS, "fill memory by way of /dev/shm", lambda _: filled("/dev/shm", 64 << 20), depends=True)
-simple(SECRETS, "survive when memory runs out", lambda _: writable("/proc/self/oom_score_adj"))
+simple(SECRETS, "leave a core dump", lambda _: limit("CORE", 1 << 20), depends=BARE)
+simple(SECRETS, "lift the limit of open files", lambda _: limit("NOFILE", 1025), depends=BARE)
+simple(SECRETS, "lift the limit of memory", lambda _: limit("DATA", 8 << 30), depends=BARE)
+simple(SECRETS, "take more memory than a process may", lambda _: mmap.mmap(-1, 5 << 30, 0x22), depends=BARE)
+simple(SECRETS, "fill memory by way of /tmp", lambda _: filled("/tmp", 1 << 30), depends=SHARED)
+simple(SECRETS, "fill memory by way of /dev/shm", lambda _: filled("/dev/shm", 64 << 20), depends=SHARED)
+simple(SECRETS, "survive when memory runs out", lambda _: spared(), depends=("uid",))
 
 
-def set_limit(which: int, value: int) -> bool:
-    resource.setrlimit(which, (value, value))
+def spared() -> bool:
+    """Be less likely to be ended by the kernel than one was meant to be."""
+    path = "/proc/self/oom_score_adj"
+    lower = str(int(read(path)) - 1)
+    with open(path, "w") as file:
+        return bool(file.write(lower))
+
+
+def limit(name: str, value: int) -> bool:
+    resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
     return True
 
 
@@ -337,7 +343,7 @@ def filled(directory: str, limit: int) -> bool:
     return True
 
 
-@attempt(SECRETS, "start processes without end", depends=True)
+@attempt(SECRETS, "start processes without end", depends=BARE)
 def bomb(f: Facts) -> object:
     children: list[int] = []
     try:
@@ -353,7 +359,7 @@ def bomb(f: Facts) -> object:
     return True
 
 
-@attempt(SECRETS, "start a program with other limits by a helper", depends=True)
+@attempt(SECRETS, "start a program with other limits by a helper", depends=BARE)
 def helper(f: Facts) -> object:
     command = ["prlimit", "--core=unlimited", "--nofile=4096", "true"]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
@@ -386,9 +392,8 @@ def outcome(one: Attempt, facts: Facts) -> str:
 def main() -> None:
     """Try everything; one JSON object of words to outcomes."""
     with open("facts.json") as file:
-        facts = Facts(json.load(file))
-    chosen = [one for one in ATTEMPTS if one.words not in facts.left_out]
-    print(json.dumps({one.words: outcome(one, facts) for one in chosen}), flush=True)
+        facts = Facts(**json.load(file))
+    print(json.dumps({one.words: outcome(one, facts) for one in ATTEMPTS}), flush=True)
 
 
 if __name__ == "__main__":

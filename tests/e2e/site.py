@@ -32,16 +32,31 @@ def free_port() -> int:
 
 
 class Site:
-    """One data directory and the server that serves it, if one runs."""
+    """One data directory and the server that serves it, if one runs.
 
-    def __init__(self, directory: Path, cli: Path | None = None, **settings: Any) -> None:
+    ``run_as``: the Linux user of the server, None for ours, and the interpreter that
+    they have (``service_users.service_user``).
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        cli: Path | None = None,
+        *,
+        run_as: Any = None,
+        **settings: Any,
+    ) -> None:
         self.data = directory / "data"
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.output = directory / "server.log"
-        self.python = sys.executable
         self._settings: dict[str, Any] = {"cli.path": str(cli)} if cli is not None else {}
         self._settings |= {key.replace("__", "."): value for key, value in settings.items()}
+        self._directory = directory
+        self._uid: int | None = None
+        self.python = sys.executable
+        if run_as is not None:
+            self._uid, self.python = run_as
         self._process: asyncio.subprocess.Process | None = None
         self._link_code = ""
         self._admin: str | None = None
@@ -63,11 +78,16 @@ class Site:
         for key, value in self._settings.items():
             name = "CLAUDE_POOL__" + key.replace(".", "__").upper()
             environment[name] = value if isinstance(value, str) else json.dumps(value)
+        if self._uid is not None:
+            own = str(self._directory)
+            environment |= {"HOME": own, "TMPDIR": own, "XDG_RUNTIME_DIR": own}
         marker = os.environ.get("CLAUDE_POOL_TEST")
         return environment | ({"CLAUDE_POOL_TEST": marker} if marker else {}) | more
 
     async def start(self, **more: str) -> None:
         """Start the server; returns when it says that it listens."""
+        if self._uid is not None:
+            os.chown(self._directory, self._uid, self._uid)
         with self.output.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *(self.python, "-m", "server", "serve", "--port", str(self.port)),
@@ -75,6 +95,7 @@ class Site:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
                 env=self.environment(**more),
+                **self._become(),
             )
         assert self._process.stdout is not None
         async with asyncio.timeout(90):
@@ -89,6 +110,11 @@ class Site:
     def log(self) -> str:
         """What the server wrote to standard error."""
         return self.output.read_text() if self.output.exists() else ""
+
+    def _become(self) -> dict[str, Any]:
+        if self._uid is None:
+            return {}
+        return {"user": self._uid, "group": self._uid, "extra_groups": [], "cwd": str(self._directory)}
 
     async def kill(self) -> None:
         """kill -9."""
@@ -119,9 +145,10 @@ class Site:
             timeout=seconds,
             check=False,
             env=self.environment(),
+            **self._become(),
         )
         assert done.returncode == 0, f"{words}: {done.stderr}"
-        return done.stdout.strip()
+        return str(done.stdout).strip()
 
     async def admin(self) -> str:
         """A token of the first account, which may do everything."""
@@ -147,9 +174,15 @@ class Site:
 
 
 @asynccontextmanager
-async def serving(directory: Path, cli: Path | None = None, **settings: Any) -> AsyncIterator[Site]:
+async def serving(
+    directory: Path,
+    cli: Path | None = None,
+    *,
+    run_as: Any = None,
+    **settings: Any,
+) -> AsyncIterator[Site]:
     """A running site; whatever the test did to the server, nothing is left at the end."""
-    site = Site(directory, cli, **settings)
+    site = Site(directory, cli, run_as=run_as, **settings)
     await site.start()
     try:
         yield site
@@ -251,16 +284,17 @@ class Client:
 
     async def ended(self, turn_id: str, seconds: float = 90) -> Frame:
         """The turn's ending."""
+        what = f"turn {turn_id} ended; {self.states(turn_id)}"
+        await eventually(lambda: self.endings(turn_id), seconds, what=what)
+        return self.endings(turn_id)[0]
 
-        def endings() -> list[Frame]:
-            return [
-                frame
-                for frame in self.of_type("turn")
-                if frame["turn_id"] == turn_id and frame["state"] in OUTCOMES
-            ]
-
-        await eventually(endings, seconds, what=f"turn {turn_id} ended; {self.states(turn_id)}")
-        return endings()[0]
+    def endings(self, turn_id: str) -> list[Frame]:
+        """What told that the turn had ended; empty while it has not."""
+        return [
+            frame
+            for frame in self.of_type("turn")
+            if frame["turn_id"] == turn_id and frame["state"] in OUTCOMES
+        ]
 
     def events(self, kind: str) -> list[Frame]:
         """The CLI's frames of a type."""
@@ -325,3 +359,20 @@ async def get(site: Site, token: str, path: str) -> Any:
         http.get(f"{site.url}{path}") as response,
     ):
         return await response.json()
+
+
+async def run_in_bash(viewer: Client, command: str, words: str = "run `{}`", seconds: float = 60) -> Frame:
+    """Have the CLI's Bash tool run a command, allowing whatever it asks; the turn's ending.
+
+    ``words`` is what makes the model do it: the demo model's, unless given.
+    """
+    turn = await viewer.send(words.format(command))
+    answered: set[str] = set()
+    async with asyncio.timeout(seconds):
+        while not (ended := viewer.endings(turn)):
+            for ask in viewer.of_type("permission_request"):
+                if ask["request_id"] not in answered:
+                    answered.add(ask["request_id"])
+                    await viewer.put(type="permission", request_id=ask["request_id"], decision="allow")
+            await asyncio.sleep(0.05)
+    return ended[0]
