@@ -11,7 +11,7 @@ import msgspec
 from pool import AuditPlace, AuditVerdict, audit_snapshot, verify_audit
 from pool.errors import BadRequest, PoolError
 from server.commands import Site, perform
-from server.control import ControlError
+from server.control_client import ControlError
 from server.settings import secret_text
 
 

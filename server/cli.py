@@ -1,4 +1,8 @@
-"""The console script ``claude-pool``. Exit codes: 0 good, 2 wrong usage or configuration, 1 anything else."""
+"""The console script ``claude-pool``. Exit codes: 0 good, 2 wrong usage or configuration, 1 anything else.
+
+What only some commands need is imported by them: the server's code alone takes
+most of two seconds on a small machine.
+"""
 
 from __future__ import annotations
 
@@ -10,24 +14,19 @@ import time
 from collections.abc import Callable, Iterator
 from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from pool.errors import PoolError
-from server import audit_commands
 from server.commands import Site, export_user, perform
 from server.config import ServerConfig
-from server.control import ControlError, NoServer, call
+from server.control_client import ControlError, NoServer, call
 from server.data_lock import HeldElsewhere
-from server.doctor import examine
-from server.launching import check, serve_until_told
-from server.model_keys import settled_config
-from server.pool_settings import to_pool_config
-from server.process_tables import process_tables
 from server.settings import ConfigError, load_config
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _RELOAD_SECONDS = 90.0
@@ -89,13 +88,19 @@ def _fail(message: str, code: int) -> None:
 @click.option("--check", "only_check", is_flag=True, help="Only check configuration, migrations, imports.")
 def serve(config: Path | None, data: Path, host: str | None, port: int | None, only_check: bool) -> None:
     """Run the server in the foreground."""
+    from server.model_keys import settled_config
+
     given = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
     with _exit_codes():
         settled = settled_config(os.environ)
         if settled is not None:
+            from server.launching import serve_until_told
+
             serve_until_told(Site(settled, data.absolute()), settled=True)
             return
         site = _site(config, data, {"server": given} if given else None)
+        from server.launching import check, serve_until_told
+
         if only_check:
             check(site)
             click.echo("the configuration, the migrations and the installed code are good")
@@ -164,6 +169,8 @@ def user_add(site: Site, name: str, admin: bool, password_stdin: bool) -> None:
 @_with_site
 def user_list(site: Site) -> None:
     """Show all users."""
+    from rich.table import Table
+
     table = Table("user", "roles", "state", "password", box=None)
     for one in perform(site, "user_list", {}):
         state = "disabled" if one["disabled"] else "active"
@@ -259,6 +266,8 @@ def audit() -> None:
 @_with_site
 def audit_verify(site: Site, expect: tuple[str, ...]) -> None:
     """Check that no record was changed, removed, added or moved; 1 if one was."""
+    from server import audit_commands
+
     verdict = audit_commands.verify(site, expect, lambda text: click.echo(f"claude-pool: {text}", err=True))
     for problem in verdict.problems:
         click.echo(problem)
@@ -273,6 +282,8 @@ def audit_verify(site: Site, expect: tuple[str, ...]) -> None:
 @_with_site
 def audit_export(site: Site, after: int, user: str | None) -> None:
     """Print records as JSON lines."""
+    from server import audit_commands
+
     audit_commands.export(site, after, user)
 
 
@@ -280,6 +291,8 @@ def audit_export(site: Site, after: int, user: str | None) -> None:
 @_with_site
 def ps(site: Site) -> None:
     """Show the live instances with all their processes, and processes that nobody looks after."""
+    from server.process_tables import process_tables
+
     found = call(site.data_dir, "ps", {})
     for table in process_tables(found, time.time()):
         _show(table)
@@ -305,6 +318,9 @@ def resume(site: Site) -> None:
 @_with_site
 def doctor(site: Site) -> None:
     """Check this machine, one line a check with the remedy; 1 if serving would not work."""
+    from server.doctor import examine
+    from server.pool_settings import to_pool_config
+
     config: ServerConfig = site.config
     good = True
     for finding in examine(config, to_pool_config(config, site.data_dir, os.environ)):
@@ -333,5 +349,7 @@ def gateway(arguments: tuple[str, ...]) -> None:
 
 
 def _show(table: Table) -> None:
+    from rich.console import Console
+
     # Wide enough that a pipe gets whole lines.
     Console(width=None if sys.stdout.isatty() else 200).print(table)

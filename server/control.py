@@ -7,12 +7,11 @@ uid and root only.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,43 +19,16 @@ import msgspec
 
 from pool import Caller, calling
 from pool.errors import BadRequest, PoolError
+from server.control_client import SOCKET_NAME, reachable
 from server.errors import describe
 from server.operations import encode
 
 _log = logging.getLogger(__name__)
 
-SOCKET_NAME = "control.sock"
-_LONGEST_PATH_BYTES = 107
 _LINE_BYTES = 1 << 20
 _IDLE_SECONDS = 30.0
 
 Run = Callable[[str, Mapping[str, Any]], Awaitable[Any]]
-
-
-class ControlError(Exception):
-    """The server answered with an error; ``code`` as in the HTTP interface."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-class NoServer(Exception):
-    """Nothing listens on the data directory's control socket."""
-
-
-@contextlib.contextmanager
-def _reachable(data_dir: Path) -> Iterator[str]:
-    """A path to the socket that is short enough for the kernel."""
-    path = data_dir / SOCKET_NAME
-    if len(os.fsencode(path)) <= _LONGEST_PATH_BYTES:
-        yield str(path)
-        return
-    directory = os.open(data_dir, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        yield f"/proc/self/fd/{directory}/{SOCKET_NAME}"
-    finally:
-        os.close(directory)
 
 
 class ControlSocket:
@@ -73,7 +45,7 @@ class ControlSocket:
         (self._data_dir / SOCKET_NAME).unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX)
         try:
-            with _reachable(self._data_dir) as path:
+            with reachable(self._data_dir) as path:
                 listener.bind(path)
                 os.chmod(path, 0o600)
             self._server = await asyncio.start_unix_server(self._accept, sock=listener, limit=_LINE_BYTES)
@@ -140,27 +112,3 @@ def _peer_uid(writer: asyncio.StreamWriter) -> int:
     raw = writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
     _pid, uid, _gid = struct.unpack("3i", raw)
     return int(uid)
-
-
-def call(data_dir: Path, op: str, arguments: Mapping[str, Any], *, timeout_seconds: float = 60) -> Any:
-    """Ask the running server, waiting for the answer. Raises ``NoServer`` and ``ControlError``."""
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(timeout_seconds)
-        try:
-            with _reachable(data_dir) as path:
-                connection.connect(path)
-        except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as error:
-            raise NoServer from error
-        except OSError as error:
-            raise ControlError("unreachable", f"the server cannot be reached: {error.strerror}") from error
-        try:
-            connection.sendall(encode({"op": op, "arguments": dict(arguments)}))
-            answer = b"".join(iter(lambda: connection.recv(65536), b""))
-        except OSError as error:
-            raise ControlError("unreachable", "the server did not answer") from error
-    if not answer:
-        raise ControlError("refused", "the server closed the control socket: use its user, or root")
-    body = msgspec.json.decode(answer)
-    if "error" in body:
-        raise ControlError(body["error"]["code"], body["error"]["message"])
-    return body["result"]

@@ -25,7 +25,7 @@ from pool import (
 )
 from pool.errors import PoolError
 from server.config import ServerConfig
-from server.control import ControlError, NoServer, call
+from server.control_client import ControlError, NoServer, call
 from server.rules import check_platform, named_hosts
 from server.settings import ConfigError, secret_text
 

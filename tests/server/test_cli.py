@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from server.cli import main
-from server.control import SOCKET_NAME
+from server.control_client import SOCKET_NAME
 from server.data_lock import DataLock
 from server.gateway.forgotten import read_forgotten
 from server.gateway.usage_journal import UsageJournal

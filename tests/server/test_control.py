@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from pool.errors import NotFound
-from server.control import ControlError, ControlSocket, NoServer, call
+from server.control import ControlSocket
+from server.control_client import ControlError, NoServer, call
 from server.operations import Operations
 from tests.server.site import Site
 

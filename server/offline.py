@@ -1,0 +1,67 @@
+"""What a command does by itself beside no running server, with the data directory locked."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pool import AuditLog, Usage, calling, open_accounts, remove_user_files
+from server.auth.live import LiveConnections
+from server.auth.passwords import Passwords
+from server.auth.sign_in import SignIn
+from server.auth.throttle import LoginThrottle
+from server.auth.tokens import TokenSigner, signing_secret
+from server.auth.users import Users
+from server.config import ServerConfig
+from server.control import command_caller
+from server.listening import link_address
+from server.operations import Operations
+from server.own_keys import OwnModelKeys
+from server.settings import secret_text
+from server.usage import UsageBooks
+
+
+async def perform_here(config: ServerConfig, data_dir: Path, op: str, arguments: Mapping[str, Any]) -> Any:
+    """Its result; the lock is the caller's. Raises a ``PoolError``."""
+    store, accounts = open_accounts(data_dir, secret_text(config.storage.url))
+    secret, is_configured = signing_secret(config.auth.jwt, data_dir)
+    live, audit = LiveConnections(), AuditLog(store.database)
+    loop = asyncio.get_running_loop()
+    await store.open()
+    try:
+        async with Passwords() as passwords:
+            sign_in = SignIn(
+                accounts,
+                TokenSigner(secret, config.auth.jwt, foreign=is_configured, wall=time.time),
+                passwords,
+                LoginThrottle(loop.time),
+                live,
+                audit,
+                multi_user=config.multi_user,
+                local_passwords=config.auth.local,
+                ttl_seconds=config.auth.token_ttl_seconds,
+                wall=time.time,
+            )
+
+            async def forget(user_id: str, keep_workspace: bool) -> None:
+                await asyncio.to_thread(remove_user_files, data_dir, user_id, keep_workspace=keep_workspace)
+                # The gateway may run on without a server, and has its say to the books before the name goes.
+                books = UsageBooks(Usage(store.database), data_dir)
+                await books.take_in()
+                await books.forget(user_id)
+                await OwnModelKeys(data_dir).forget(user_id)
+
+            users = Users(accounts, passwords, live, _nothing_runs, forget)
+            address = link_address(config.server, config.server.port)
+            with calling(command_caller(os.getuid())):
+                return await Operations(users, sign_in, None, address, audit).run(op, arguments)
+    finally:
+        await store.aclose()
+
+
+async def _nothing_runs(_user_id: str) -> None:
+    """Beside no server a user has no instances."""
