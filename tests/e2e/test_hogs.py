@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -26,6 +27,50 @@ for number in range(800):
         time.sleep(0.002)
 time.sleep(1)
 os.kill(0, signal.SIGKILL)
+"""
+# what the kernel counts for a user, who may be the whole service: then it is everybody's
+TABLES = """
+import array, ctypes, json, os, signal, socket, time
+libc = ctypes.CDLL(None, use_errno=True)
+
+def checked(result):
+    if result < 0:
+        raise OSError(ctypes.get_errno(), "no more")
+    return result
+
+def in_flight():
+    ends = socket.socketpair()
+    ends[0].setblocking(False)
+    ends[0].sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0] * 250))])
+    return ends
+
+def timer():
+    return checked(libc.timer_create(1, None, ctypes.byref(ctypes.c_void_p())))
+
+def taken(make):
+    kept = []
+    try:
+        while True:
+            kept.append(make())
+    except OSError:
+        return kept
+
+held = {name: taken(make) for name, make in {
+    "watches": lambda: checked(libc.inotify_init()), "in flight": in_flight, "timers": timer,
+}.items()}
+children = 0
+while children < 150 and (child := os.fork()):
+    children += 1
+if not child:
+    pipes = taken(os.pipe)
+    signal.pause()
+time.sleep(1)
+with open("told.json.part", "w") as file:
+    json.dump({name: len(kept) for name, kept in held.items()}, file)
+os.rename("told.json.part", "told.json")
+while not os.path.exists("enough"):
+    time.sleep(0.1)
+os.killpg(0, signal.SIGKILL)
 """
 FULL_BYTES, ROOM_BYTES = 60 * MIB, 40 * MIB
 FILL = f"head -c {FULL_BYTES} /dev/zero > big"
@@ -139,3 +184,36 @@ async def test_a_hog_leaves_the_other_working(short_dir: Path, fake_claude: Path
 @pytest.mark.parametrize("service", ["ours", "somebody"])
 async def test_a_hog_in_the_real_cli_does(short_dir: Path, real_cli: Path, service: str) -> None:
     await check_hogs(short_dir, real_cli, service=service, words="run `{}`", memory_bytes=1000 * MIB)
+
+
+@pytest.mark.acceptance
+@pytest.mark.real_cli
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("service", ["ours", "somebody"])
+async def test_a_user_without_pipes_watches_and_timers_left_stops_no_other(
+    short_dir: Path, real_cli: Path, service: str
+) -> None:
+    run_as = service_user(service, short_dir)
+    async with serving(short_dir, real_cli, run_as=run_as) as site, AsyncExitStack() as stack:
+        tokens = [await site.add_user(name) for name in ("alice", "bob", "carol")]
+        alice, bob, carol = [await stack.enter_async_context(client(site, token)) for token in tokens]
+        for viewer in (alice, bob):
+            await viewer.subscribe()
+            assert (await viewer.ended(await viewer.send("say hello"), 60))["state"] == "succeeded"
+        workspace = site.data / "workspaces/alice"
+        (workspace / "program.py").write_text(TABLES)
+        hogging = asyncio.create_task(run_in_bash(alice, "/usr/bin/python3 program.py"), name="hog")
+        await eventually((workspace / "told.json").exists, 60)
+        held = json.loads((workspace / "told.json").read_text())
+        assert held["watches"] > 50
+        assert held["in flight"] > 2
+        assert held["timers"] > 5000
+        # who works goes on, and who comes gets a new CLI
+        assert (await run_in_bash(bob, "echo here | cat | wc -c"))["state"] == "succeeded"
+        await carol.subscribe()
+        assert (await carol.ended(await carol.send("say hello"), 60))["state"] == "succeeded"
+        await check_users(site, tokens, run_as)
+        assert not hogging.done()
+        (workspace / "enough").touch()
+        await hogging
+        await answered_again(alice)
