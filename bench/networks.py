@@ -1,4 +1,4 @@
-"""What the networks cost over ``gateway_only``: a start and a warm turn, in one run, turn and turn about.
+"""What the networks cost over ``gateway_only``: a start, a warm turn, memory; turn and turn about in one run.
 
 The real CLI against the demo model, one pool for each network. No claim is
 checked: the figures are for the decision record.
@@ -12,10 +12,13 @@ import shutil
 import statistics
 import sys
 import tempfile
+from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from time import perf_counter
 from typing import Any
+
+import psutil
 
 from pool import ClaudeInstancePool, PoolConfig, Quota, QuotaBook
 from pool.errors import IsolationUnavailable
@@ -59,10 +62,34 @@ async def measure(directory: Path) -> dict[str, Any]:
                 await pool.destroy_instance(f"u{number}")
         for pool in pools.values():
             await ask(pool, "warm", "say one")
+            await ask(pool, "second", "say one")
+        memory = list(helper_memory(directory))
         for number in range(TURNS):
             for name, pool in pools.items():
                 turns[name].append(await ask(pool, "warm", f"say {number}"))
-    return {name: {"cold": summary(starts[name]), "warm": summary(turns[name])} for name in pools}
+    times = {name: {"cold": summary(starts[name]), "warm": summary(turns[name])} for name in pools}
+    return {**times, "helpers, idle, KiB": memory}
+
+
+def helper_memory(directory: Path) -> Iterator[dict[str, Any]]:
+    """Of each process that carries a session's traffic: its program, and its memory in KiB."""
+    for process in psutil.process_iter():
+        try:
+            name, words = process.name(), process.cmdline()
+            is_proxy = any(word.endswith("/egress.py") for word in words)
+            if not (is_proxy or name == "slirp4netns") or not _is_below(process, directory):
+                continue
+            lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()[1:]
+        except (psutil.Error, OSError):
+            continue
+        sizes = {line.split(":")[0]: int(line.split()[1]) for line in lines}
+        own = sizes["Private_Clean"] + sizes["Private_Dirty"]
+        yield {"program": name, "rss": sizes["Rss"], "pss": sizes["Pss"], "own": own}
+
+
+def _is_below(process: psutil.Process, directory: Path) -> bool:
+    """Is it of a keeper of this run?"""
+    return any(str(directory) in word for parent in process.parents() for word in parent.cmdline())
 
 
 def summary(samples: list[float]) -> dict[str, float]:

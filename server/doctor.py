@@ -10,7 +10,7 @@ import resource
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,6 +33,7 @@ _LEAST_FREE_BYTES = 1 << 30
 _VERSION_SECONDS = 20
 _LEAST_FILES = 4096
 _LEAST_WATCHES = 8192
+_SUBUID = Path("/etc/subuid")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +126,7 @@ def _isolation(config: PoolConfig) -> Iterator[Finding]:
 
 def _uid_mapping(uids: tuple[int, int] | None) -> Finding:
     if uids is not None:
-        clash = _accounts_in(*uids)
+        clash = accounts_in(*uids, pwd.getpwall(), _SUBUID)
         detail = f"each user has a uid of {uids[0]} to {uids[1]}"
         if clash:
             detail += f", where {clash} is too"
@@ -143,16 +144,20 @@ def _gateway(uid: int | None, obstacle: str | None) -> Finding:
     return Finding("gateway", True, "the model gateway runs as the service's own user")
 
 
-def _accounts_in(first: int, last: int) -> str:
-    """An account, or a range of uids for somebody's containers, that lies in the range; "" if none does."""
-    for account in pwd.getpwall():
+def accounts_in(first: int, last: int, accounts: Iterable[pwd.struct_passwd], subuid: Path) -> str:
+    """One of ``accounts``, or a range that ``subuid`` gives to somebody's containers, that lies in the range.
+
+    "" if none does.
+    """
+    for account in accounts:
         if first <= account.pw_uid <= last:
             return f"the account {account.pw_name}"
-    with contextlib.suppress(OSError, ValueError):
-        for line in Path("/etc/subuid").read_text().splitlines():
-            name, start, count = line.split(":")
-            if int(start) <= last and first < int(start) + int(count):
-                return f"the range of {name} in /etc/subuid"
+    with contextlib.suppress(OSError):
+        for line in subuid.read_text().splitlines():
+            with contextlib.suppress(ValueError):  # an empty line, or a note
+                name, start, count = line.split(":")
+                if int(start) <= last and first < int(start) + int(count):
+                    return f"the range of {name} in {subuid}"
     return ""
 
 

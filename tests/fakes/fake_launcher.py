@@ -37,6 +37,7 @@ class FakeHost:
         self.epoch = 0
         self.losses = 0
         self.stop_seconds = 0.0
+        self.uids: tuple[int, int] | None = None
         self._faults: defaultdict[str, dict[int, Exception]] = defaultdict(dict)
 
     def launcher(self) -> FakeLauncher:
@@ -165,7 +166,7 @@ class FakeLauncher(Launcher):
     async def list(self) -> Sequence[InstanceListing]:
         await self.passing("list")
         return [
-            InstanceListing(cli.id, None, len(cli.spool), cli.exit_status, None)
+            InstanceListing(cli.id, None, len(cli.spool), cli.exit_status, None, labels=cli.spec.labels)
             for cli in self.host.clis.values()
         ]
 
@@ -221,6 +222,9 @@ class FakeLauncher(Launcher):
 
     def supervisor_pids(self) -> set[int]:
         return set()
+
+    def uid_range(self) -> tuple[int, int] | None:
+        return self.host.uids
 
     def describe_isolation(self) -> tuple[str, str, Sequence[str]]:
         return "none", "open", ()

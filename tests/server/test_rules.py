@@ -66,6 +66,23 @@ def test_weak_isolation_asked_for_by_both_names_serves_anywhere_and_says_so() ->
         isolation_check(config(server={"host": "0.0.0.0"}, isolation={"mode": "none"}), WEAK)
 
 
+def test_the_hosts_that_sessions_may_reach_are_named() -> None:
+    hosts = ["example.org", "*.example.net:8443"]
+    check = isolation_check(config(isolation={"egress_allow": hosts}), ("bwrap", "outbound", []))
+    assert check == {
+        "ok": True,
+        "detail": "mode bwrap, network outbound, only to example.org, *.example.net:8443",
+        "mode": "bwrap",
+        "network": "outbound",
+        "egress_allow": hosts,
+    }
+    assert "egress_allow" not in isolation_check(config(), STRONG)
+    many = [f"h{number}.example.org" for number in range(25)]
+    check = isolation_check(config(isolation={"egress_allow": many}), ("bwrap", "outbound", []))
+    assert check["detail"].endswith(", h19.example.org and 5 more")
+    assert check["egress_allow"] == many
+
+
 def test_one_user_needs_no_walls() -> None:
     assert isolation_check(config(multi_user=False), WEAK)["ok"] is True
 
