@@ -212,7 +212,7 @@ def handle(f: Facts) -> object:
 
 
 PROCESSES = "processes of others"
-simple(PROCESSES, "see another user's CLI", lambda f: b"--bobs" in raw(f"/proc/{f.pid}/cmdline"))
+simple(PROCESSES, "see another user's CLI", lambda f: f.word.encode() in raw(f"/proc/{f.pid}/cmdline"))
 simple(PROCESSES, "read its environment", lambda f: raw(f"/proc/{f.pid}/environ"))
 simple(PROCESSES, "reach its files by /proc/PID/root", lambda f: read(f"/proc/{f.pid}/root{f.secret}"))
 simple(PROCESSES, "reach its files by /proc/PID/cwd", lambda f: os.listdir(f"/proc/{f.pid}/cwd"))

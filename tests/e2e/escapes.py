@@ -198,6 +198,7 @@ async def _attack(
             "keeper": next(iter(launcher.supervisor_pids())),
             "server": os.getpid(),
             "cli": sandbox.CLI if victim.isolation.startswith("bwrap") else str(config.cli_path),
+            "word": "--bobs",
             "token": TOKEN,
             "key": KEY,
             "keeper_socket": str(base / "run" / SOCKET_NAME),

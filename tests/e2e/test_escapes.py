@@ -38,7 +38,14 @@ pytestmark = pytest.mark.skipif(
     reason="no bubblewrap that can do all of it",
 )
 
-SERVICES = ["ours", pytest.param("somebody", marks=pytest.mark.acceptance)]
+ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give users uids")
+WAYS = [
+    pytest.param("auto", "ours"),
+    pytest.param("auto", "somebody", marks=pytest.mark.acceptance),
+    pytest.param("uid", "ours", marks=[pytest.mark.acceptance, ROOT_ONLY]),
+    # else what is told to the attempts could be wrong, and nothing be found there
+    pytest.param("none", "somebody", marks=pytest.mark.acceptance),
+]
 
 
 @pytest.mark.timeout(150)
@@ -76,16 +83,20 @@ def test_root_can_run_every_column() -> None:
 async def facts_of(site: Site, token: str) -> dict[str, Any]:
     """What alice would like to know about bob, whose token this is, and about the host."""
     instance = (await get(site, token, "/api/v1/sessions/default/status"))["instance"]
-    keeper = psutil.Process(instance["pid"]).parents()[2].pid
+    above = psutil.Process(instance["pid"]).parents()
+    (keeper,) = [one.pid for one in above if "pool.keeper" in one.cmdline()]
     runtime = noted_runtime_dir(site.data)
     assert runtime is not None
     secret = site.data / "workspaces/bob/secret"
-    secret.write_text("bob's")
     (conversation,) = (site.data / "homes/bob").rglob("*.jsonl")
+    settings = site.data / "homes/bob/.claude/settings.json"
+    for path in (secret, settings):
+        path.write_text("{}")
+        os.chown(path, secret.parent.stat().st_uid, -1)
     files = {
         "secret": secret,
         "conversation": conversation,
-        "settings": conversation.with_name("settings.json"),
+        "settings": settings,
         "database": next(site.data.glob("*.db")),
         "keys": site.data / "gateway/config.json",
         "jwt": site.data / "secrets/jwt.key",
@@ -95,20 +106,26 @@ async def facts_of(site: Site, token: str) -> dict[str, Any]:
         "control_socket": site.data / "control.sock",
         "model_socket": socket_directory(runtime, instance["id"]) / "api.sock",
     }
-    assert all(path.exists() for name, path in files.items() if name != "settings")
+    assert all(path.exists() for path in files.values())
     numbers = {"pid": instance["pid"], "keeper": keeper, "server": site.pid}
-    texts = {"token": instance["id"], "key": KEY, "cli": sandbox.CLI}
+    texts = {"token": instance["id"], "key": KEY, "cli": sandbox.CLI, "word": "--input-format"}
+    assert any(texts["word"] in word for word in psutil.Process(instance["pid"]).cmdline())
     return {name: str(path) for name, path in files.items()} | numbers | texts
 
 
 @pytest.mark.real_cli
 @pytest.mark.timeout(180)
 @pytest.mark.skipif(not Path("/usr/bin/python3").exists(), reason="no Python that a sandbox has too")
-@pytest.mark.parametrize("service", SERVICES)
-async def test_the_real_clis_bash_tool_gets_no_further(short_dir: Path, real_cli: Path, service: str) -> None:
-    providers = {"main": {"kind": "anthropic", "api_key": KEY}, "demo": {"kind": "demo", "default": True}}
+@pytest.mark.parametrize(("mode", "service"), WAYS)
+async def test_the_real_clis_bash_tool_gets_no_further(
+    short_dir: Path, real_cli: Path, mode: str, service: str
+) -> None:
+    main, demo = {"kind": "anthropic", "api_key": KEY}, {"kind": "demo", "default": True}
+    settings: dict[str, Any] = {"isolation__mode": mode, "providers": {"main": main, "demo": demo}}
+    if mode == "none":  # nothing holds the processes, and the server would end the turn
+        settings["quotas__default"] = {"max_processes": None}
     run_as = service_user(service, short_dir)
-    async with serving(short_dir, real_cli, run_as=run_as, providers=providers) as site:
+    async with serving(short_dir, real_cli, run_as=run_as, **settings) as site:
         alice, bob = await site.add_user("alice"), await site.add_user("bob")
         async with client(site, alice) as attacker, client(site, bob) as victim:
             await attacker.subscribe()
@@ -120,12 +137,19 @@ async def test_the_real_clis_bash_tool_gets_no_further(short_dir: Path, real_cli
             shutil.copy(escape_attempts.__file__, workspace / "attempts.py")
             with host_services(short_dir) as services:
                 facts = await facts_of(site, bob) | services
+                if mode != "auto":
+                    facts["cli"] = str(real_cli)
                 (workspace / "facts.json").write_text(json.dumps(facts))
                 told = await run_in_bash(attacker, "/usr/bin/python3 attempts.py > outcomes.json")
                 assert told["state"] == "succeeded"
             outcomes = json.loads((workspace / "outcomes.json").read_text())
             assert len(outcomes) == len(ATTEMPTS)
-            assert {words: told for words, told in outcomes.items() if not told.startswith("blocked")} == {}
+            if mode != "auto":
+                assert cells(mode, outcomes) == documented()[mode]
+            else:
+                assert {
+                    words: told for words, told in outcomes.items() if not told.startswith("blocked")
+                } == {}
             # and nobody is the worse for it
             assert (await victim.ended(await victim.send("say still here"), 60))["state"] == "succeeded"
             assert (await attacker.ended(await attacker.send("say still here"), 60))["state"] == "succeeded"
