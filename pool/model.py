@@ -155,7 +155,7 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class SessionInfo:
-    """The session object of CONTRACT section 5."""
+    """The session object of CONTRACT section 5; ``remembered`` is what need not be asked, word for word."""
 
     user_id: UserId
     session_id: SessionId
@@ -167,6 +167,7 @@ class SessionInfo:
     created_at: float
     last_active_at: float
     cursor: Cursor
+    remembered: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

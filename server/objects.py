@@ -22,6 +22,7 @@ def session_object(info: SessionInfo) -> dict[str, Any]:
         "created_at": info.created_at,
         "last_active_at": info.last_active_at,
         "cursor": str(info.cursor),
+        "remembered": list(info.remembered),
     }
 
 

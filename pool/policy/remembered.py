@@ -41,7 +41,7 @@ def _understood(update: Mapping[str, Any], permission_modes: Collection[str]) ->
             return Remembered("all file edits", {"type": kind, "mode": mode})
     elif kind == "addRules" and update.get("behavior") == "allow":
         rules = update.get("rules")
-        texts = [_rule_text(rule) for rule in rules] if isinstance(rules, list) else []
+        texts = [rule_text(rule) for rule in rules] if isinstance(rules, list) else []
         if texts and None not in texts:
             text = ", ".join(str(text) for text in texts)
             return Remembered(text, {"type": kind, "behavior": "allow", "rules": rules})
@@ -53,7 +53,7 @@ def _understood(update: Mapping[str, Any], permission_modes: Collection[str]) ->
     return None
 
 
-def _rule_text(rule: object) -> str | None:
+def rule_text(rule: object) -> str | None:
     """``Bash(ls:*)``, or ``every Bash`` for a rule about all calls of a tool."""
     if not isinstance(rule, dict) or not set(rule) <= {"toolName", "ruleContent"}:
         return None

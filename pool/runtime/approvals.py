@@ -7,7 +7,7 @@ tells which stored answers must be written again.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -49,6 +49,7 @@ class Approvals:
         self._modes = permission_modes
         self._log = log
         self._clock = clock
+        self.on_remembered: Callable[[Sequence[Remembered]], None] = lambda _agreed: None
         self._records: dict[str, PermissionRecord] = {}
         self._seen: dict[str, InstanceId] = {}
 
@@ -108,13 +109,7 @@ class Approvals:
             raise BadRequest("decision must be 'allow' or 'deny'", details={"field": "decision"})
         if scope not in ("once", "session", "always"):
             raise BadRequest("scope must be 'once', 'session' or 'always'", details={"field": "scope"})
-        record = self._records.get(request_id)
-        if record is None:
-            if request_id in self._seen:
-                raise AlreadyResolved("this approval was answered or withdrawn before")
-            raise NotFound("there is no such approval in this session")
-        if record.state != "open":
-            raise AlreadyResolved("this approval was answered before")
+        record = self._unanswered(request_id)
         line = permission_response(
             request_id,
             decision,
@@ -122,6 +117,8 @@ class Approvals:
             updated_input=updated_input if updated_input is not None else record.request.get("input"),
             updated_permissions=self._rules(record, decision, scope),
         )
+        if decision == "allow" and scope == "session":
+            self.on_remembered(self._remembered(record))
         changes: dict[str, Any] = {
             "state": "answered",
             "answer": line,
@@ -143,6 +140,16 @@ class Approvals:
             ],
         )
         return line
+
+    def _unanswered(self, request_id: str) -> PermissionRecord:
+        record = self._records.get(request_id)
+        if record is None:
+            if request_id in self._seen:
+                raise AlreadyResolved("this approval was answered or withdrawn before")
+            raise NotFound("there is no such approval in this session")
+        if record.state != "open":
+            raise AlreadyResolved("this approval was answered before")
+        return record
 
     def cancelled(self, request_id: str) -> None:
         """The CLI withdrew an ask."""

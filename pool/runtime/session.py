@@ -12,6 +12,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from pool.errors import BadRequest
@@ -29,6 +30,7 @@ from pool.model import (
     TurnState,
 )
 from pool.policy.backoff import CrashHistory
+from pool.policy.kept_rules import kept_texts
 from pool.protocol.command_line import check_session_uuid
 from pool.protocol.frames import Result
 from pool.protocol.framing import Line
@@ -47,6 +49,7 @@ from pool.runtime.log import SessionLog
 from pool.runtime.message_ids import MessageIds
 from pool.runtime.own_turns import begin_own_turn, end_own_turn
 from pool.runtime.reader import Reader
+from pool.runtime.remembering import remember
 from pool.runtime.replay import Replay
 from pool.runtime.steps import Steps
 from pool.runtime.surroundings import Surroundings
@@ -87,9 +90,8 @@ class Session:
             config.viewer_budget_bytes,
             config.max_line_bytes,
         )
-        self.approvals = Approvals(
-            record.key, self.log, surroundings.clock, surroundings.config.permission_modes
-        )
+        self.approvals = Approvals(record.key, self.log, surroundings.clock, config.permission_modes)
+        self.approvals.on_remembered = partial(remember, self)
         self.turns = Turns(
             self.log,
             surroundings.clock,
@@ -314,6 +316,7 @@ def info_of(record: SessionRecord) -> SessionInfo:
         record.created_at,
         record.last_active_at,
         record.position,
+        tuple(kept_texts(record.remembered)),
     )
 
 

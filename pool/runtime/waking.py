@@ -22,6 +22,7 @@ from pool.runtime import edges
 from pool.runtime.instance import Instance
 from pool.runtime.launching import launch_spec, new_instance, note_identity
 from pool.runtime.ownership import prepared_paths
+from pool.runtime.remembering import remind
 from pool.runtime.unanswered import UnansweredStart, see_to_its_end
 
 if TYPE_CHECKING:
@@ -240,6 +241,7 @@ class Waking:
         left = deadline - asyncio.get_running_loop().time()
         with around.counters.spawn_step.timed("handshake"):
             await instance.handshake(max(left, 0.1), around.tool_policy.hooks(session))
+            await remind(session, instance)
         if instance.stop_reason is not None:
             raise LaunchFailed("the instance was stopped while it started", details={"step": "stopped"})
 

@@ -8,7 +8,7 @@ returned. Durations are never computed from stored stamps of another machine.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +33,7 @@ class SessionRecord:
     ``active_clock`` is when it was last used by ``CLOCK_MONOTONIC``: good
     until the machine boots anew, whatever becomes of the wall clock.
     ``woken_for_viewer``: somebody who only looked on woke it since then.
+    ``remembered`` is what the user allowed for the session (``pool.policy.kept_rules``).
     """
 
     key: SessionKey
@@ -49,6 +50,7 @@ class SessionRecord:
     resume_from: str | None = None
     active_clock: float | None = None
     woken_for_viewer: bool = False
+    remembered: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

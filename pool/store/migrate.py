@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from pool.errors import StoreUnavailable
 from pool.store.engines import create_private_file
 
-HEAD = "0005"
+HEAD = "0006"
 
 _LOCK = 0x636C61756465
 

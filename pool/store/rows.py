@@ -100,6 +100,7 @@ def session_of(row: sa.RowMapping) -> SessionRecord:
         resume_from=row["resume_from"],
         active_clock=row["active_clock"],
         woken_for_viewer=bool(row["woken_for_viewer"]),
+        remembered=None if row["remembered"] is None else json.loads(row["remembered"]),
     )
 
 

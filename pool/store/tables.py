@@ -50,6 +50,7 @@ sessions = sa.Table(
     sa.Column("resume_from", sa.Text),
     sa.Column("active_clock", sa.Double),
     sa.Column("woken_for_viewer", sa.Boolean),
+    sa.Column("remembered", sa.Text),
 )
 sa.Index("sessions_key", sessions.c.user_id, sa.func.lower(sessions.c.session_id), unique=True)
 sa.Index("sessions_recent", sessions.c.user_id, sessions.c.last_active_at)

@@ -20,7 +20,7 @@ UserName = Annotated[str, BeforeValidator(partial(check_name, kind="user_id")), 
 
 
 class Session(BaseModel):
-    """A session; times in seconds since 1970."""
+    """A session; times in seconds since 1970. ``remembered``: what was allowed for it, word for word."""
 
     session_id: str
     title: str
@@ -31,6 +31,7 @@ class Session(BaseModel):
     created_at: float
     last_active_at: float
     cursor: str
+    remembered: list[str]
 
 
 class Sessions(BaseModel):

@@ -25,6 +25,7 @@ async def test_a_session_is_made_once_and_then_found(site: Site) -> None:
         "created_at",
         "last_active_at",
         "cursor",
+        "remembered",
     }
     async with alice.post("api/v1/sessions", json={"session_id": "work"}) as response:
         assert response.status == 200
