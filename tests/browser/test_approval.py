@@ -24,6 +24,7 @@ def test_allow_runs_the_very_command_that_was_shown(visitors: Visitors) -> None:
     expect(chat.at("tool-status")).to_have_text("Done")
 
 
+@pytest.mark.acceptance
 def test_always_allow_is_for_the_session(visitors: Visitors) -> None:
     chat = visitors.chat().send("ask").settle()
     chat.at("permission-always").click()
@@ -31,6 +32,7 @@ def test_always_allow_is_for_the_session(visitors: Visitors) -> None:
     assert chat.answer_text() == "Built, allowed session."
 
 
+@pytest.mark.acceptance
 def test_deny_may_say_why(visitors: Visitors) -> None:
     chat = visitors.chat().send("ask").settle()
     chat.page.get_by_label("Reason for denying").fill("use cmake")
@@ -83,6 +85,7 @@ def test_a_file_to_be_written_is_shown_whole(visitors: Visitors) -> None:
     expect(chat.at("outcome")).to_have_count(1)
 
 
+@pytest.mark.acceptance
 def test_a_question_is_answered_by_a_choice(visitors: Visitors) -> None:
     chat = visitors.chat().send("question").settle()
     chat.page.get_by_label("Rust").check()
@@ -91,6 +94,7 @@ def test_a_question_is_answered_by_a_choice(visitors: Visitors) -> None:
     assert chat.answer_text() == "You chose Rust."
 
 
+@pytest.mark.acceptance
 def test_a_question_may_get_another_answer(visitors: Visitors) -> None:
     chat = visitors.chat().send("question").settle()
     chat.page.get_by_label("Other answer").fill("Lua")

@@ -32,6 +32,7 @@ def test_enter_sends_and_shift_enter_does_not(visitors: Visitors) -> None:
     expect(box).to_have_value("")
 
 
+@pytest.mark.acceptance
 def test_enter_that_ends_a_composition_does_not_send(visitors: Visitors) -> None:
     chat = visitors.chat()
     box = chat.at("composer")
@@ -67,6 +68,7 @@ def test_escape_stops_and_queued_messages_are_withdrawn(visitors: Visitors) -> N
     assert chat.answer_text() == "You said: usable"
 
 
+@pytest.mark.acceptance
 def test_a_refused_message_can_be_edited(visitors: Visitors) -> None:
     chat = visitors.chat().send("refuse me")
     expect(chat.at("pending-note")).to_have_text("Not sent: the queue is full")
@@ -105,6 +107,7 @@ def test_a_gap_is_closed_by_the_whole_text(visitors: Visitors) -> None:
     assert chat.answer_text() == "one two three four "
 
 
+@pytest.mark.acceptance
 def test_tools_show_what_they_did(visitors: Visitors) -> None:
     chat = visitors.chat().ask("tools")
     read, failed = chat.at("tool-card").nth(0), chat.at("tool-card").nth(1)
@@ -118,6 +121,7 @@ def test_tools_show_what_they_did(visitors: Visitors) -> None:
     expect(failed).to_contain_text("No rule to make target")
 
 
+@pytest.mark.acceptance
 def test_the_to_do_list_follows_the_tools(visitors: Visitors) -> None:
     chat = visitors.chat().ask("todo")
     expect(chat.at("todo-list")).to_contain_text("To do: 1 of 3 · Write a test")
@@ -194,6 +198,7 @@ def test_two_tabs_show_the_same(visitors: Visitors) -> None:
     assert one.answers.all_text_contents() == other.answers.all_text_contents()
 
 
+@pytest.mark.acceptance
 def test_drafts_are_kept_for_each_session(visitors: Visitors) -> None:
     chat = visitors.chat().ask("one")
     chat.at("composer").fill("draft of the first")
@@ -211,6 +216,7 @@ def test_what_the_server_is_short_of_is_shown(visitors: Visitors) -> None:
     expect(chat.at("banner-demo")).to_contain_text("Demo model")
 
 
+@pytest.mark.acceptance
 def test_mode_and_model_are_chosen_and_seen_by_the_other_tab(visitors: Visitors) -> None:
     one = visitors.chat()
     other = visitors.second_tab(one)

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.browser
 LONG = "verbatim " + "unbroken" * 60 + " https://example.org/" + "path/" * 60
 
 
-@pytest.mark.parametrize("size", [PHONE, (320, 568)])
+@pytest.mark.parametrize("size", [PHONE, pytest.param((320, 568), marks=pytest.mark.acceptance)])
 def test_a_phone_has_no_sideways_scroll(visitors: Visitors, size: tuple[int, int]) -> None:
     chat = visitors.chat(size, phone=True)
     for words in ("markdown", "tools", "todo", LONG):
@@ -30,6 +30,7 @@ def test_a_phone_has_no_sideways_scroll(visitors: Visitors, size: tuple[int, int
     expect(chat.at("permission-card")).to_have_count(0)
 
 
+@pytest.mark.acceptance
 def test_targets_on_a_phone_are_large_enough(visitors: Visitors) -> None:
     chat = visitors.chat(PHONE, phone=True).send("ask").settle()
     small = chat.page.evaluate(
@@ -41,6 +42,7 @@ def test_targets_on_a_phone_are_large_enough(visitors: Visitors) -> None:
     assert small == []
 
 
+@pytest.mark.acceptance
 def test_the_list_is_a_drawer_on_a_phone(visitors: Visitors) -> None:
     chat = visitors.chat(PHONE, phone=True).ask("hello")
     expect(chat.at("session-new")).not_to_be_visible()
@@ -51,6 +53,7 @@ def test_the_list_is_a_drawer_on_a_phone(visitors: Visitors) -> None:
     expect(chat.at("menu")).to_be_focused()
 
 
+@pytest.mark.acceptance
 def test_enter_is_a_new_line_on_a_phone(visitors: Visitors) -> None:
     chat = visitors.chat(PHONE, phone=True)
     chat.at("composer").press_sequentially("one")
@@ -58,6 +61,7 @@ def test_enter_is_a_new_line_on_a_phone(visitors: Visitors) -> None:
     expect(chat.at("composer")).to_have_value("one\n")
 
 
+@pytest.mark.acceptance
 def test_reading_above_is_not_disturbed_by_a_stream(visitors: Visitors) -> None:
     chat = visitors.chat().ask("markdown").ask("markdown")
     chat.send("stream 300")

@@ -15,7 +15,9 @@ WORDS = 400
 WHOLE = " ".join(f"word{number}" for number in range(1, WORDS + 1))
 
 
-@pytest.mark.parametrize("code", [0, 1012, 1011])
+@pytest.mark.parametrize(
+    "code", [0, *(pytest.param(code, marks=pytest.mark.acceptance) for code in (1012, 1011))]
+)
 def test_a_stream_that_was_cut_is_exact(visitors: Visitors, site: Site, code: int) -> None:
     chat = visitors.chat().send(f"stream {WORDS}")
     for word in ("word20 ", "word90 ", "word160 "):
@@ -37,6 +39,7 @@ def test_a_stream_joined_in_the_middle_is_shown_from_its_beginning(visitors: Vis
     expect(chat.own).to_have_text([f"stream {WORDS}"])
 
 
+@pytest.mark.acceptance
 def test_a_message_written_while_offline_goes_out_once(visitors: Visitors, site: Site) -> None:
     chat = visitors.chat().ask("hello")
     site.fake("refuse", on=1)

@@ -35,6 +35,7 @@ def test_a_one_time_link_is_redeemed_by_a_button_and_leaves_the_address(
     expect(page.get_by_test_id("user-name")).to_have_text("local")
 
 
+@pytest.mark.acceptance
 def test_a_used_link_is_told(visitors: Visitors, site: Site) -> None:
     page = visitors.page()
     page.goto(f"{site.url}/#signin=long-gone")
@@ -42,6 +43,7 @@ def test_a_used_link_is_told(visitors: Visitors, site: Site) -> None:
     expect(page.get_by_test_id("sign-in-error")).to_contain_text("This link was used before")
 
 
+@pytest.mark.acceptance
 def test_signing_out_in_one_tab_signs_out_the_other(visitors: Visitors) -> None:
     one = visitors.chat()
     other = visitors.second_tab(one)

@@ -94,11 +94,13 @@ async def test_a_killed_keeper_leaves_nothing_and_conversations_go_on(
 
 
 @pytest.mark.real_cli
+@pytest.mark.acceptance
 async def test_a_killed_keeper_and_the_real_cli(short_dir: Path, real_cli: Path) -> None:
     async with serving(short_dir, real_cli) as site:
         await keeper_dies(site, 2, "say hello from", "what did I say")
 
 
+@pytest.mark.acceptance
 async def test_a_keeper_killed_in_a_turn_loses_that_turn_only(short_dir: Path, fake_claude: Path) -> None:
     async with serving(short_dir, fake_claude) as site:
         token = await site.add_user("alice")

@@ -11,7 +11,7 @@ import pytest
 from tests.e2e.site import Client, Site, client, live_pid, serving
 from tests.waiting import eventually
 
-SAMPLED_ROUNDS = 6
+SAMPLED_ROUNDS = 3
 ALL_ROUNDS = 30
 
 
@@ -51,6 +51,7 @@ async def test_a_killed_server_leaves_no_mark_in_a_stream(short_dir: Path, fake_
 
 
 @pytest.mark.real_cli
+@pytest.mark.acceptance
 async def test_the_real_cli_goes_on_under_a_killed_server(short_dir: Path, real_cli: Path) -> None:
     expected = "\n".join(str(n + 1) for n in range(60))
     async with serving(short_dir, real_cli) as site:
@@ -175,6 +176,7 @@ async def test_an_open_approval_survives(short_dir: Path, fake_claude: Path) -> 
 
 
 @pytest.mark.real_cli
+@pytest.mark.acceptance
 async def test_an_open_approval_of_the_real_cli_survives(short_dir: Path, real_cli: Path) -> None:
     async with serving(short_dir, real_cli) as site:
         await an_approval_survives(site, "create a file note.txt with hello", "note.txt")

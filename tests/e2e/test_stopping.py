@@ -35,7 +35,8 @@ MOMENTS: dict[str, Callable[[Site], bool]] = {
 
 
 @pytest.mark.parametrize(
-    "moment", ["at once", pytest.param("with its database", marks=pytest.mark.acceptance), "with its keeper"]
+    "moment",
+    [pytest.param(name, marks=pytest.mark.acceptance) if name != "at once" else name for name in MOMENTS],
 )
 async def test_a_server_that_is_stopped_while_it_starts_leaves_nothing(
     short_dir: Path, fake_claude: Path, moment: str

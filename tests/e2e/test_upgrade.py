@@ -66,6 +66,7 @@ async def reload_in_mid_stream(site: Site, text: str, expected: str) -> None:
 
 
 @pytest.mark.real_cli
+@pytest.mark.acceptance
 async def test_a_model_call_of_the_real_cli_goes_on_in_the_gateway_that_is_replaced(
     short_dir: Path, real_cli: Path
 ) -> None:

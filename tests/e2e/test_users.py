@@ -51,6 +51,7 @@ async def test_ten_users_with_the_real_cli(short_dir: Path, real_cli: Path) -> N
 
 
 @pytest.mark.real_cli
+@pytest.mark.acceptance
 async def test_bash_of_one_user_does_not_reach_the_other(short_dir: Path, real_cli: Path) -> None:
     async with serving(short_dir, real_cli) as site:
         alice, bob = await site.add_user("alice"), await site.add_user("bob")

@@ -132,6 +132,7 @@ async def test_a_reload_with_a_bad_configuration_is_refused_and_the_server_goes_
             assert response.status == 200
 
 
+@pytest.mark.acceptance
 async def test_a_model_key_in_the_environment_is_gone_from_it(short_dir: Path, fake_claude: Path) -> None:
     data = short_dir / "data"
     key = "sk-ant-not-a-real-key"
@@ -147,6 +148,7 @@ async def test_a_model_key_in_the_environment_is_gone_from_it(short_dir: Path, f
     assert key not in (short_dir / "data.log").read_text()
 
 
+@pytest.mark.acceptance
 async def test_a_second_signal_ends_at_once(short_dir: Path, fake_claude: Path) -> None:
     data = short_dir / "data"
     more = fake(fake_claude) | {"CLAUDE_POOL__POOL__DRAIN_TIMEOUT_SECONDS": "120"}

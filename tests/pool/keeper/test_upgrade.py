@@ -97,6 +97,7 @@ async def test_no_descriptor_is_lost_or_left_open(rig: Rig, wrapper: str) -> Non
     assert len(descriptors(keeper.pid)) < len(before)
 
 
+@pytest.mark.acceptance
 async def test_twenty_upgrades_in_a_row_under_load(rig: Rig) -> None:
     keeper = await rig.keeper(segment=50_000, gateway=command())
     client = await rig.client()

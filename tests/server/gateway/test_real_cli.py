@@ -180,6 +180,7 @@ async def test_a_file_is_written_after_approval(place: Place) -> None:
         assert texts(cli.frames)[-1].startswith("Done: `hello.txt` is written.")
 
 
+@pytest.mark.acceptance
 async def test_files_are_listed_read_and_commands_run(place: Place) -> None:
     async with place.gateway(), place.running() as cli:
         place.workspace.joinpath("notes.txt").write_text("buy milk\n")
@@ -205,6 +206,7 @@ async def test_a_gateway_killed_in_mid_stream_costs_a_retry_and_nothing_else(pla
     assert [frame for frame in cli.frames if frame.get("subtype") == "api_retry"]
 
 
+@pytest.mark.acceptance
 async def test_a_resumed_conversation_is_remembered(place: Place) -> None:
     session = str(uuid.uuid4())
     async with place.gateway():
@@ -216,6 +218,7 @@ async def test_a_resumed_conversation_is_remembered(place: Place) -> None:
             ]
 
 
+@pytest.mark.acceptance
 async def test_a_todo_list_is_kept_by_the_cli(place: Place) -> None:
     async with place.gateway(), place.running("--allowedTools", "TaskCreate,TaskUpdate,TaskList") as cli:
         frames = await cli.turn("make a todo list of tea, cake and music")
@@ -228,6 +231,7 @@ def has_task(frame: Frame) -> bool:
     return isinstance(result, dict) and "task" in result
 
 
+@pytest.mark.acceptance
 async def test_thinking_interrupt_failure_and_compaction(place: Place) -> None:
     async with place.gateway(), place.running() as cli:
         frames = await cli.turn("think about tea")
@@ -252,6 +256,7 @@ async def test_thinking_interrupt_failure_and_compaction(place: Place) -> None:
         ]
 
 
+@pytest.mark.acceptance
 async def test_a_refused_configuration_fails_the_turn_at_once(place: Place) -> None:
     write_gateway_config(place.root / "data", {"up": {"kind": "anthropic", "api_key": KEY}})
     (place.root / "data" / "gateway" / "config.json").chmod(0o644)
