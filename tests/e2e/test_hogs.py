@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -76,6 +78,7 @@ FULL_BYTES, ROOM_BYTES = 60 * MIB, 40 * MIB
 FILL = f"head -c {FULL_BYTES} /dev/zero > big"
 HOG = "import time; kept = [bytes([number]) * {0} for number in range(8)]; time.sleep(600)"
 
+ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give users uids")
 pytestmark = [
     pytest.mark.skipif(not probe().works, reason="no bubblewrap that works"),
     pytest.mark.skipif(not Path("/usr/bin/python3").exists(), reason="no Python that a sandbox has too"),
@@ -131,15 +134,18 @@ async def refused(viewer: Client, seconds: float = 90) -> Frame:
     return answer
 
 
-async def check_hogs(directory: Path, cli: Path, *, service: str, words: str, memory_bytes: int) -> None:
+async def check_hogs(
+    directory: Path, cli: Path, *, service: str, words: str, memory_bytes: int, mode: str = "auto"
+) -> None:
     """All of it against one server: alice has a fork bomb, carol takes memory and room, bob works."""
     run_as = service_user(service, directory)
-    quotas = {
+    settings = {
+        "isolation__mode": mode,
         # bob asks for as long as it lasts: more often than a person may
         "quotas__default": {"turns_per_minute": 6000},
         "quotas__users": {"carol": {"memory_bytes": memory_bytes, "workspace_bytes": ROOM_BYTES}},
     }
-    async with serving(directory, cli, run_as=run_as, **quotas) as site, AsyncExitStack() as stack:
+    async with serving(directory, cli, run_as=run_as, **settings) as site, AsyncExitStack() as stack:
         tokens = [await site.add_user(name) for name in ("alice", "bob", "carol")]
         alice, bob, carol = [await stack.enter_async_context(client(site, token)) for token in tokens]
         for viewer in (alice, bob, carol):
@@ -181,9 +187,13 @@ async def test_a_hog_leaves_the_other_working(short_dir: Path, fake_claude: Path
 @pytest.mark.acceptance
 @pytest.mark.real_cli
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("service", ["ours", "somebody"])
-async def test_a_hog_in_the_real_cli_does(short_dir: Path, real_cli: Path, service: str) -> None:
-    await check_hogs(short_dir, real_cli, service=service, words="run `{}`", memory_bytes=1000 * MIB)
+@pytest.mark.parametrize(
+    ("mode", "service"),
+    [("auto", "ours"), ("auto", "somebody"), pytest.param("uid", "ours", marks=ROOT_ONLY)],
+)
+async def test_a_hog_in_the_real_cli_does(short_dir: Path, real_cli: Path, mode: str, service: str) -> None:
+    options: dict[str, Any] = {"words": "run `{}`", "memory_bytes": 1000 * MIB}
+    await check_hogs(short_dir, real_cli, mode=mode, service=service, **options)
 
 
 @pytest.mark.acceptance
