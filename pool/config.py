@@ -66,7 +66,8 @@ class PoolConfig:
     """Settings of a ``ClaudeInstancePool``; durations in seconds, sizes in bytes.
 
     ``gateway_command`` is the program that the keeper starts as the model
-    gateway; it is appended ``--data DIR``. ``check_cli``: after the start, try
+    gateway; it is appended ``--data DIR``, or ``--check``, on which it is to end
+    with 0 if who starts it can run it. ``check_cli``: after the start, try
     out a CLI that is not known yet (``pool.runtime.conformance``).
     ``plan_rules`` are rules for tools, by plan and then by the names of the
     four lists here, which they add to. ``user_programs``: may the CLI start

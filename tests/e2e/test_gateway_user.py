@@ -9,13 +9,14 @@ import asyncio
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.site import Site, client, get
 from tests.e2e.test_key_nowhere import KEY, upstream
-from tests.interpreters import python_for_all
+from tests.interpreters import ROOT, python_for_all
 from tests.pool.launch.test_gateway_user import can_read, gateways, is_without_rights
 from tests.waiting import eventually
 
@@ -85,3 +86,43 @@ async def story(site: Site, given: list[str]) -> None:
         assert set(given) == {KEY}
     used = await get(site, token, "/api/v1/me/usage?group=provider")
     assert used, used
+
+
+async def test_where_it_cannot_have_one_everything_says_so_and_works(short_dir: Path, real_cli: Path) -> None:
+    """A Python below somebody's home, as a tool for versions of Python puts it there."""
+    short_dir.chmod(0o711)
+    (short_dir / "home").mkdir(mode=0o700)
+    site = Site(short_dir, real_cli)
+    site.python = str(short_dir / "home" / "bin" / "python")
+    at_home(short_dir / "home", python_for_all(short_dir / "python"))
+    await site.start()
+    try:
+        token = await site.add_user("alice")
+        way_out = f"chmod o+x {short_dir}/home"
+        check = (await get(site, token, "/health"))["checks"]["gateway"]
+        assert (check["ok"], check["uid"]) == (True, None)
+        assert way_out in check["detail"]
+        assert way_out in site.log()
+        (line,) = [one for one in site.command("doctor").splitlines() if " gateway: " in one]
+        assert line.startswith("warn gateway: the model gateway runs as root -> ")
+        assert way_out in line
+        async with client(site, token) as viewer:
+            await viewer.subscribe()
+            assert (await viewer.ended(await viewer.send("say one")))["state"] == "succeeded"
+        (pid,) = gateways(site.data)
+        assert os.stat(f"/proc/{pid}").st_uid == 0
+        assert (site.data / "workspaces/alice").stat().st_uid > FIRST
+    finally:
+        await site.stop()
+
+
+def at_home(home: Path, python: str) -> None:
+    """The same interpreter and packages, by a way that only root can go."""
+    (home / "bin").mkdir()
+    (home / "bin" / "python").symlink_to(python)
+    (home / "pyvenv.cfg").write_text(f"home = {Path(python).resolve().parent}\n")
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    packages = home / "lib" / version / "site-packages"
+    packages.mkdir(parents=True)
+    ours = [path for path in sys.path if path.endswith("site-packages")]
+    (packages / "ours.pth").write_text("\n".join([*ours, str(ROOT)]))

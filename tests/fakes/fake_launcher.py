@@ -38,6 +38,7 @@ class FakeHost:
         self.losses = 0
         self.stop_seconds = 0.0
         self.uids: tuple[int, int] | None = None
+        self.gateway: tuple[int | None, str | None] = (None, None)
         self._faults: defaultdict[str, dict[int, Exception]] = defaultdict(dict)
 
     def launcher(self) -> FakeLauncher:
@@ -225,6 +226,9 @@ class FakeLauncher(Launcher):
 
     def uid_range(self) -> tuple[int, int] | None:
         return self.host.uids
+
+    def gateway_user(self) -> tuple[int | None, str | None]:
+        return self.host.gateway
 
     def describe_isolation(self) -> tuple[str, str, Sequence[str]]:
         return "none", "open", ()
