@@ -199,6 +199,11 @@ class Connection(RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """Malformed HTTP, or what no middleware has caught: our JSON, our headers, then the end."""
+        is_gone = self.transport is None or self.transport.is_closing()
+        if isinstance(exc, ConnectionError) and is_gone:
+            # Nobody is there to be answered, and nothing went wrong here.
+            _log.debug("a client went away in a request", extra={"error": type(exc).__name__})
+            raise exc
         if status >= 500:
             # Named only: its text may quote what was sent.
             _log.error("a request failed on our side", extra={"error": type(exc).__name__})

@@ -25,6 +25,10 @@ class Counts:
         self.connections = Level(
             "claude_pool_connections", "Open WebSockets and event streams.", "view", ("ws", "sse")
         )
+        self.upgrades_lost = Count(
+            "claude_pool_upgrades_lost_total",
+            "WebSockets whose client had gone before they were open.",
+        )
         self.bytes_sent = Count(
             "claude_pool_bytes_sent_total",
             "Bytes of frames that were handed to the kernel for clients, by view.",

@@ -56,7 +56,11 @@ class Connection:
         """Greet, serve, clean up."""
         if not self._socket.can_prepare(self._request):
             raise BadRequest("this is a WebSocket: the request must ask for an upgrade")
-        await self._socket.prepare(self._request)
+        try:
+            await self._socket.prepare(self._request)
+        except ConnectionError:
+            self._services.counts.upgrades_lost.add()
+            raise
         self._outbox.put([self._welcome(), *self._services.notices.of(self._identity.user_id)])
         self._writer = asyncio.create_task(self._write(), name="ws-writer")
         live = self._services.live.add(self._identity, self.end, self._outbox.reply)
