@@ -129,7 +129,13 @@ def a_stranger() -> subprocess.Popen[bytes]:
     return stranger
 
 
-@pytest.mark.parametrize("keeper_dies", [False, True], ids=["server", "server and keeper"])
+@pytest.mark.parametrize(
+    "keeper_dies",
+    [
+        pytest.param(False, id="server", marks=pytest.mark.acceptance),
+        pytest.param(True, id="server and keeper"),
+    ],
+)
 async def test_a_stranger_on_a_stored_pid_is_never_signalled(
     short_dir: Path, fake_claude: Path, keeper_dies: bool
 ) -> None:

@@ -58,6 +58,7 @@ async def spoil(
 
 @pytest.mark.real_cli
 @pytest.mark.timeout(240)
+@pytest.mark.acceptance
 async def test_a_spoilt_transcript_is_repaired_or_refused_and_never_locks_its_user_out(
     short_dir: Path, real_cli: Path
 ) -> None:
@@ -90,6 +91,7 @@ async def test_a_spoilt_transcript_is_repaired_or_refused_and_never_locks_its_us
 
 
 @pytest.mark.real_cli
+@pytest.mark.acceptance
 @pytest.mark.timeout(180)
 async def test_sessions_of_one_user_share_a_home_and_spoil_nothing(short_dir: Path, real_cli: Path) -> None:
     """Each has one process and its own conversation; what the CLI keeps in the home stays whole."""

@@ -101,6 +101,7 @@ async def test_a_model_call_of_the_real_cli_goes_on_in_the_gateway_that_is_repla
 
 
 @pytest.mark.real_cli
+@pytest.mark.acceptance
 async def test_an_open_approval_outlives_the_upgrade(short_dir: Path, real_cli: Path) -> None:
     async with serving(short_dir, real_cli) as site:
         token = await site.add_user("alice")

@@ -45,9 +45,10 @@ async def users_apart(site: Site, count: int, words: str) -> None:
 
 @pytest.mark.real_cli
 @pytest.mark.timeout(180)
-async def test_ten_users_with_the_real_cli(short_dir: Path, real_cli: Path) -> None:
+@pytest.mark.parametrize("count", [4, pytest.param(10, marks=pytest.mark.acceptance)])
+async def test_users_with_the_real_cli(short_dir: Path, real_cli: Path, count: int) -> None:
     async with serving(short_dir, real_cli) as site:
-        await users_apart(site, 10, "say")
+        await users_apart(site, count, "say")
 
 
 @pytest.mark.real_cli
