@@ -124,6 +124,16 @@ class Histogram:
         finally:
             self.observe(time.perf_counter() - began, *labels)
 
+    @contextmanager
+    def judged(self, *labels: str) -> Iterator[None]:
+        """As ``timed``, with a last label that says how the block ended: ``done`` or ``failed``."""
+        began, outcome = time.perf_counter(), "failed"
+        try:
+            yield
+            outcome = "done"
+        finally:
+            self.observe(time.perf_counter() - began, *labels, outcome)
+
     def count(self, *labels: str) -> int:
         """How many were observed."""
         return sum(self._rows.get(labels, ()))

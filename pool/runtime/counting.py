@@ -37,9 +37,10 @@ class Counters:
     spawn_step: Histogram = field(
         default_factory=lambda: Histogram(
             "claude_pool_spawn_step_seconds",
-            "One step of getting an instance: slot (waiting in line), gate, workspace, process, handshake.",
+            "One step of getting an instance: slot (waiting in line), gate, workspace, process, handshake; "
+            "done or failed.",
             LONG_SECONDS,
-            ("step",),
+            ("step", "outcome"),
         )
     )
     rejected: Count = field(
@@ -98,6 +99,14 @@ class Counters:
             known=("stopped", "crashed", "keeper_lost"),
         )
     )
+    limit_ends: Count = field(
+        default_factory=lambda: Count(
+            "claude_pool_limit_ends_total",
+            "Instances that were ended because they took more than they may, by reason.",
+            ("reason",),
+            known=("out_of_memory", "too_many_processes", "quota_exceeded"),
+        )
+    )
     adoptions: Count = field(
         default_factory=lambda: Count(
             "claude_pool_adoptions_total",
@@ -146,6 +155,12 @@ class Counters:
     viewer_lagging: Count = field(
         default_factory=lambda: Count(
             "claude_pool_viewer_lagging_total", "Times that a viewer's backlog went above its budget."
+        )
+    )
+    ring_dropped: Count = field(
+        default_factory=lambda: Count(
+            "claude_pool_ring_dropped_total",
+            "Frames that left memory for newer ones: who has not got them reads them from the log.",
         )
     )
     gaps: Count = field(

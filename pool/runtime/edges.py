@@ -50,6 +50,8 @@ def instance_exited(session: Session, instance: Instance, status: ExitStatus) ->
     if status.code is None and status.signal is None:
         cause = "keeper_lost"
     counters.exits.add(cause)
+    if status.cause is not None:
+        counters.limit_ends.add(status.cause)
     more: dict[str, Any] = {
         "cause": cause,
         "why": instance.stop_reason,

@@ -147,6 +147,11 @@ def _process_gauges(pids: list[int], keepers: set[int]) -> list[Metric]:
     zombies = [("server", count_zombies(os.getpid()))]
     zombies += [("keeper", count_zombies(keeper)) for keeper in sorted(keepers)]
     return [
+        gauge(
+            "claude_pool_keeper_open_fds",
+            "Descriptors of the keeper.",
+            sum(figures.open_descriptors(keeper) for keeper in keepers),
+        ),
         gauges("claude_pool_zombies", "Ended children that were not collected, by parent.", "of", zombies),
         gauge(
             "claude_pool_instances_rss_bytes",

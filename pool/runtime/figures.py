@@ -32,6 +32,14 @@ def cpu_seconds(pid: int | None) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
+def open_descriptors(pid: int) -> int:
+    """How many descriptors ``pid`` has open; 0 when it is gone, or another user's."""
+    try:
+        return len(os.listdir(f"/proc/{pid}/fd"))
+    except OSError:
+        return 0
+
+
 def start_ticks(pid: int) -> int | None:
     """Field 22 of ``/proc/PID/stat``: clock ticks from boot to the process's start; None when gone."""
     try:

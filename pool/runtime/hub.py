@@ -81,10 +81,13 @@ class Channel:
         for item in items:
             self._ring.append(item)
             self._ring_size += len(item[1])
+        before = len(self._ring)
         while self._ring_size > self._ring_bytes and len(self._ring) > 1:
             cursor, frame = self._ring.popleft()
             self.floor = cursor
             self._ring_size -= len(frame)
+        if len(self._ring) < before:
+            self.counters.ring_dropped.add(by=before - len(self._ring))
         self.head = items[-1][0]
         for subscription in tuple(self.subscriptions):
             subscription.push(items)

@@ -112,12 +112,12 @@ class Waking:
         may_wait, self._may_wait = self._may_wait, True
         counters, began = session.around.counters, time.perf_counter()
         try:
-            with counters.spawn_step.timed("slot"):
+            with counters.spawn_step.judged("slot"):
                 await self._take_slot(may_wait)
             began = time.perf_counter()
             await self._let_through(may_wait)
             async with session.around.spawn_gate:
-                counters.spawn_step.observe(time.perf_counter() - began, "gate")
+                counters.spawn_step.observe(time.perf_counter() - began, "gate", "done")
                 instance = await self._launch()
         except _NoSlot as refusal:
             self._task = None
@@ -202,7 +202,7 @@ class Waking:
         session = self._session
         around = session.around
         seconds = around.config.start_timeout_seconds
-        with around.counters.spawn_step.timed("workspace"):
+        with around.counters.spawn_step.judged("workspace"):
             async with _within(seconds, "workspace"):
                 paths = await prepared_paths(session)
         await self._keeper()
@@ -233,13 +233,13 @@ class Waking:
         session.log.begin_instance(instance.id, instance.ordinal)
         session.replay.spools[instance.ordinal] = instance.id
         deadline = asyncio.get_running_loop().time() + around.config.start_timeout_seconds
-        with around.counters.spawn_step.timed("process"):
+        with around.counters.spawn_step.judged("process"):
             async with _within(around.config.start_timeout_seconds, "process"):
                 instance.handle = await around.launcher.start(spec, instance)
         edges.instance_started(session, instance)
         note_identity(session, instance)
         left = deadline - asyncio.get_running_loop().time()
-        with around.counters.spawn_step.timed("handshake"):
+        with around.counters.spawn_step.judged("handshake"):
             await instance.handshake(max(left, 0.1), around.tool_policy.hooks(session))
             await remind(session, instance)
         if instance.stop_reason is not None:

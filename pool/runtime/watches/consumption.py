@@ -123,6 +123,7 @@ class Consumption:
         ids = {"user": instance.key.user_id, "session": instance.key.session_id, "instance": instance.id}
         if verdict.ends_instance:
             self._looks_above.pop(instance.id, None)
+            self._around.counters.limit_ends.add(verdict.reason.code)
             _log.warning("instance ended for what it took", extra=ids | {"code": verdict.reason.code})
             end_at_once(session, instance, verdict.reason)
         elif session.turns.open_turn is not None and not session.turns.open_turn.is_interrupting:

@@ -12,9 +12,11 @@ import pytest
 from pool.config import Quota, QuotaBook
 from pool.errors import LaunchFailed, PoolError, QuotaExceeded
 from pool.launch.base import StopGraces
-from pool.model import ExitStatus
+from pool.model import BEGINNING, Cursor, ExitStatus
 from pool.runtime.counters import Count, Histogram, Level, Metric, Spread
+from pool.runtime.counting import Counters
 from pool.runtime.edges import rungs_climbed
+from pool.runtime.hub import Channel
 from tests.pool.runtime.conftest import World, follow, manual, say, session_of, soon
 
 
@@ -95,13 +97,27 @@ async def test_a_conversation_is_counted(world: World) -> None:
     assert found["claude_pool_waiting"][()] == 0
     assert counters.spawn.count("ready") == 1
     steps = ("slot", "gate", "workspace", "process", "handshake")
-    assert [counters.spawn_step.count(step) for step in steps] == [1] * 5
+    assert [counters.spawn_step.count(step, "done") for step in steps] == [1] * 5
     assert counters.turn.count("succeeded") == 2
     assert counters.commit.count() == counters.commits.value("stored") > 0
     assert counters.events.value("own") >= 6
     await pool.destroy_instance("alice")
     assert counters.exits.value("stopped") == 1
     assert len(counters.stop.metric().samples) == 1
+
+
+async def test_frames_that_leave_the_ring_and_starts_that_fail_are_counted(world: World) -> None:
+    channel = Channel(head=BEGINNING, budget_bytes=1000, ring_bytes=30)
+    channel.counters = Counters()
+    channel.publish([(Cursor(1, n, 0), b"0123456789") for n in range(1, 6)])
+    channel.publish([(Cursor(1, 6, 0), b"0123456789")])
+    assert channel.counters.ring_dropped.value() == 3
+    pool = await world.start()
+    world.host.fail("start", LaunchFailed("no", details={"step": "exec"}))
+    with pytest.raises(LaunchFailed):
+        await pool.get_or_create_instance("alice")
+    assert pool.counters.spawn_step.count("process", "failed") == 1
+    assert pool.counters.spawn_step.count("workspace", "done") == 1
 
 
 async def test_what_the_front_door_refuses_is_counted_by_code(world: World) -> None:

@@ -14,9 +14,11 @@ from tests.pool.conftest import MakePool
 from tests.pool.runtime.conftest import World, follow, say, session_of, soon
 
 
-def stuck_gauge(metrics: list[object]) -> float:
-    found = {metric.name: dict(metric.samples) for metric in metrics}  # type: ignore[attr-defined]
-    return float(found["claude_pool_instances"][("stuck",)])
+async def figure(pool: ClaudeInstancePool, name: str, *labels: str) -> float:
+    found = {metric.name: dict(metric.samples) for metric in await pool.metrics()}
+    value = found[name][labels]
+    assert isinstance(value, int | float)
+    return value
 
 
 async def given_up(pool: ClaudeInstancePool) -> None:
@@ -41,7 +43,7 @@ async def test_the_slot_stays_taken_until_the_host_answers_or_is_gone(
     health = pool.health()
     assert (health["instances"]["stuck"], health["checks"]["stuck"]["ok"]) == (1, False)
     assert health["status"] == "degraded"
-    assert stuck_gauge([*await pool.metrics()]) == 1
+    assert await figure(pool, "claude_pool_instances", "stuck") == 1
     assert pool.counters.kills.value("stuck") == 1
     # There is no second process beside one that may live.
     with pytest.raises(errors.PoolFull):
@@ -81,6 +83,7 @@ async def test_a_frozen_keeper_keeps_the_slot_and_gives_it_back_when_it_goes_on(
     monkeypatch.setattr("pool.runtime.instance._KEEPER_SECONDS", -5.5)
     pool = await make_pool(start_timeout_seconds=0.5, max_instances=1)
     [keeper] = pool._around.launcher.supervisor_pids()
+    assert await figure(pool, "claude_pool_keeper_open_fds") == len(os.listdir(f"/proc/{keeper}/fd"))
     os.kill(keeper, signal.SIGSTOP)
     try:
         await given_up(pool)

@@ -39,6 +39,7 @@ async def test_out_of_memory_is_what_the_user_reads(make_pool: MakePool) -> None
     assert "may take 150.0 MiB" in ending["reason"]["message"]
     assert (await alice.ended(waiting, 20))["state"] == "succeeded", "the session goes on"
     assert (await bob.ended(other, 20))["state"] == "succeeded", "and nobody else notices"
+    assert pool.counters.limit_ends.value("out_of_memory") == 1
 
 
 async def test_a_tool_that_leaves_its_parent_is_counted_too(make_pool: MakePool) -> None:
