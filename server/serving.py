@@ -29,6 +29,7 @@ from server.app import build_app, build_services
 from server.audit import note_start
 from server.auth.passwords import Passwords
 from server.auth.tokens import signing_secret
+from server.collector import keep_what_is_loaded
 from server.config import ServerConfig
 from server.connections import Limits, Patience, Site
 from server.control import ControlSocket
@@ -154,6 +155,7 @@ class Server:
         await note_start(pool.audit, config, services.version, key)
         # The site closes its socket when it stops; the original outlives it for a reload.
         await self._site(runner, listener.dup(), services, tls).start()
+        keep_what_is_loaded()
         status = f"listening on {address_of(config.server, listener)}"
         self._given.say(status)
         self._notifier.ready(status)

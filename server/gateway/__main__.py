@@ -18,6 +18,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from server.collector import keep_what_is_loaded
 from server.gateway.calls import Caller, Calls
 from server.gateway.configuration import LiveConfiguration, LiveOwnKeys
 from server.gateway.control import End, Listen, orders, report
@@ -73,6 +74,7 @@ async def _serve(data_dir: Path, channel: socket.socket, drain_seconds: float) -
             listeners = Listeners(
                 Calls(LiveConfiguration(data_dir), LiveOwnKeys(data_dir), client, metering).answer
             )
+            keep_what_is_loaded()
             _log.info("started", extra={"fields": {"pid": os.getpid()}})
             await _first_of(_follow(channel, listeners), stopping.wait())
             stopping.set()
