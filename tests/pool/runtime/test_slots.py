@@ -317,6 +317,19 @@ async def test_a_session_that_becomes_idle_makes_room_for_who_waits(world: World
     assert (await waiting.ended(second))["state"] == "succeeded"
 
 
+async def test_a_pool_that_is_merely_full_is_ready(world: World) -> None:
+    pool = await world.start(max_instances=1)
+    world.host.prepare = manual
+    busy = await follow(pool, "busy")
+    turn = await say(pool, "m1", "busy")
+    await soon(lambda: "running" in busy.turn_states(turn))
+    await say(pool, "m2", "waiting")
+    await soon(lambda: pool._around.slots.queue_length == 1)
+    assert pool.unready_reasons() == [], "whoever comes may wait in line"
+    pool.drain()
+    assert pool.unready_reasons() == ["draining"]
+
+
 async def test_whoever_looks_on_sees_the_place_and_where_it_ends(world: World) -> None:
     pool = await world.start(max_instances=1)
     world.host.prepare = manual
