@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Iterator
 
@@ -12,10 +13,14 @@ from pool.config import QuotaBook
 from pool.model import UserId
 from pool.workspace.trees import Usage
 
+_log = logging.getLogger(__name__)
+
 _AGAIN_SECONDS = 60.0
 _AGAIN_WHEN_ASKED_SECONDS = 5.0
 # A thread that counts is busy for at most a fifth of the time.
 _REST_PER_WORK = 4.0
+# A slice takes milliseconds: a disk that takes so long for one does not answer.
+_SLICE_SECONDS = 10.0
 
 
 class WorkspaceSizes:
@@ -39,6 +44,7 @@ class WorkspaceSizes:
         self._sizes: dict[UserId, int] = {}
         self._measured_at: dict[UserId, float] = {}
         self._asked: set[UserId] = set()
+        self._hanging: dict[UserId, asyncio.Future[Usage | None]] = {}
 
     def size_of(self, user_id: UserId) -> int:
         """Bytes at the last look; 0 for a user who was not measured."""
@@ -69,6 +75,8 @@ class WorkspaceSizes:
         return limit is not None and size >= limit
 
     def _is_due(self, user_id: UserId) -> bool:
+        if user_id in self._hanging:
+            return False
         last = self._measured_at.get(user_id)
         wait = _AGAIN_WHEN_ASKED_SECONDS if user_id in self._asked else _AGAIN_SECONDS
         return last is None or self._clock.monotonic() - last >= wait
@@ -79,7 +87,12 @@ class WorkspaceSizes:
         try:
             while True:
                 began = time.perf_counter()
-                usage = await asyncio.to_thread(next, slices, None)
+                work = asyncio.get_running_loop().run_in_executor(None, next, slices, None)
+                done, _waiting = await asyncio.wait({work}, timeout=_SLICE_SECONDS)
+                if not done:
+                    self._hangs(user_id, work)
+                    return
+                usage = work.result()
                 if usage is None:
                     break
                 size = usage.bytes
@@ -89,3 +102,14 @@ class WorkspaceSizes:
                 slices.close()  # type: ignore[attr-defined]
             self._measured_at[user_id] = self._clock.monotonic()
         self._sizes[user_id] = size
+
+    def _hangs(self, user_id: UserId, work: asyncio.Future[Usage | None]) -> None:
+        """The user's disk does not answer: the others are measured, and this one again when it does."""
+        _log.warning("the disk of a workspace does not answer", extra={"user": user_id})
+        self._hanging[user_id] = work
+        work.add_done_callback(lambda done: self._hangs_no_more(user_id, done))
+
+    def _hangs_no_more(self, user_id: UserId, work: asyncio.Future[Usage | None]) -> None:
+        self._hanging.pop(user_id, None)
+        if not work.cancelled():
+            work.exception()  # it was given up: whatever it is, nobody waits for it

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +13,7 @@ from pool.runtime.watches.sizes import WorkspaceSizes
 from pool.workspace.trees import Usage
 from tests.fakes.fake_clock import FakeClock
 from tests.pool.runtime.conftest import World, follow, say
+from tests.waiting import eventually
 
 ALICE, BOB = UserId("alice"), UserId("bob")
 LIMIT = 3_000_000
@@ -85,3 +87,30 @@ async def test_who_is_over_is_measured_without_an_instance_and_soon_when_refused
     assert files.watch.size_of(ALICE) == 50
     await files.watch.look()
     assert files.watch.size_of(ALICE) == 0, "below the limit and not here: nothing is kept"
+
+
+async def test_a_disk_that_does_not_answer_keeps_nobody_else_from_being_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pool.runtime.watches.sizes._SLICE_SECONDS", 0.05)
+    files, answers = Files(), threading.Event()
+    measure = files.watch._measure
+
+    def hanging(user_id: UserId) -> Iterator[Usage]:
+        if user_id == ALICE:
+            files.counted.append(ALICE)
+            answers.wait(20)
+        yield from measure(user_id)
+
+    files.watch._measure = hanging
+    for _ in range(3):
+        await files.watch.look()
+        files.clock.advance(61)
+    assert (files.watch.size_of(ALICE), files.watch.size_of(BOB)) == (0, 10)
+    assert sorted(files.counted) == [ALICE, BOB, BOB, BOB], (
+        "one thread waits for that disk, however often it is due"
+    )
+    answers.set()
+    await eventually(lambda: not files.watch._hanging)
+    await files.watch.look()
+    assert files.watch.size_of(ALICE) == 10
