@@ -210,9 +210,9 @@ async def _attack(
         (alice.workspace / "facts.json").write_text(json.dumps(facts))
         sink = Sink()
         attacker = await launcher.start(alice, sink)
-        (outcomes,) = await sink.lines(1)
         status = await sink.exit()
     assert status.code == 0, sink.exits
+    (outcomes,) = await sink.lines(1)
     return {
         "outcomes": outcomes,
         "isolation": [victim.isolation, attacker.isolation],

@@ -123,7 +123,7 @@ async def test_the_real_clis_bash_tool_gets_no_further(
     main, demo = {"kind": "anthropic", "api_key": KEY}, {"kind": "demo", "default": True}
     settings: dict[str, Any] = {"isolation__mode": mode, "providers": {"main": main, "demo": demo}}
     if mode == "none":  # nothing holds the processes, and the server would end the turn
-        settings["quotas__default"] = {"max_processes": None}
+        settings["quotas__default"] = {"max_processes": None, "memory_bytes": None}
     run_as = service_user(service, short_dir)
     async with serving(short_dir, real_cli, run_as=run_as, **settings) as site:
         alice, bob = await site.add_user("alice"), await site.add_user("bob")
