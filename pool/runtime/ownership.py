@@ -61,5 +61,7 @@ async def _uid_of(around: Surroundings, user: UserId) -> int | None:
         return None
     # the first is for trials, the last for the model gateway
     first, last = uids[0] + 1, uids[1] - 1
-    highest = await asyncio.to_thread(around.workspaces.highest_uid)
-    return await around.store.uid_of(user, first, last, highest)
+    if around.highest_uid is None:
+        # Once: it looks at every user's directory, and one of those disks may not answer later.
+        around.highest_uid = await asyncio.to_thread(around.workspaces.highest_uid)
+    return await around.store.uid_of(user, first, last, around.highest_uid)

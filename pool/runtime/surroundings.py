@@ -69,7 +69,8 @@ class Surroundings:
     ``cli_stamp`` tells the CLI's program from every other one (a failure
     is a ``PoolError`` or ``OSError``); ``features`` is what it can do, and
     ``cli_check`` how that is told on the health page. ``disk_work`` is what
-    a thread does on a user's disk now.
+    a thread does on a user's disk now; ``highest_uid`` owned something here at
+    the first start.
     """
 
     config: PoolConfig
@@ -91,6 +92,7 @@ class Surroundings:
     tool_policy: ToolPolicy = field(init=False)
     launches: Launches = field(init=False)
     running: RunningTurns = field(init=False)
+    highest_uid: int | None = None
     disk_work: dict[UserId, asyncio.Future[Any]] = field(default_factory=dict)
     cli_check: Mapping[str, Any] = field(default_factory=lambda: {"ok": True, "detail": "not checked yet"})
 

@@ -140,6 +140,23 @@ async def test_a_disk_that_hangs_in_a_start_is_given_up_in_time(world: World) ->
     assert (await pool.get_or_create_instance("alice")).state is InstanceState.READY
 
 
+async def test_the_disks_of_all_users_are_looked_at_once_and_not_for_every_start(world: World) -> None:
+    pool = await world.start()
+    around, looks = pool._around, list[str]()
+    ensure = around.workspaces.ensure
+
+    def look() -> int:
+        looks.append("look")
+        return 0
+
+    around.launcher.uid_range = lambda: (200_000, 200_100)  # type: ignore[method-assign]
+    around.workspaces.highest_uid = look  # type: ignore[method-assign]
+    around.workspaces.ensure = lambda user, template, **_more: ensure(user, template)  # type: ignore[method-assign]
+    for user in ("alice", "bob"):
+        assert (await pool.get_or_create_instance(user)).state is InstanceState.READY
+    assert looks == ["look"]
+
+
 async def test_an_order_that_a_frozen_keeper_never_takes_does_not_hang_the_caller(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
