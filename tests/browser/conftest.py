@@ -40,8 +40,9 @@ _FLAGS = (
 def _chromium() -> str:
     """The browser's path. Skips where there is none; on CI that is a failure."""
     named = os.environ.get("CHROMIUM")
-    candidates = [named] if named else ["/usr/bin/chromium", shutil.which("chromium-browser") or ""]
-    for candidate in candidates:
+    # The headless shell is the same engine without the browser around it: half the processor time for a page.
+    known = ("chromium-headless-shell", "chromium", "chromium-browser")
+    for candidate in (named,) if named else map(shutil.which, known):
         if candidate and Path(candidate).exists():
             return candidate
     message = "no Chromium: install the package chromium, or name one in CHROMIUM"

@@ -41,10 +41,23 @@ def test_deny_may_say_why(visitors: Visitors) -> None:
     assert chat.answer_text() == "Then not: use cmake."
 
 
+_CLICK_AT_ONCE = """() => {
+  new MutationObserver((_changes, observer) => {
+    const button = document.querySelector('[data-testid="permission-allow"]');
+    if (!button) return;
+    observer.disconnect();
+    button.click();
+    window.hasClicked = true;
+  }).observe(document.body, { subtree: true, childList: true });
+}"""
+
+
 def test_a_card_is_deaf_when_it_has_just_appeared_and_takes_no_focus(visitors: Visitors) -> None:
-    chat = visitors.chat().send("ask")
+    chat = visitors.chat()
+    chat.page.evaluate(_CLICK_AT_ONCE)
+    chat.send("ask")
     expect(chat.at("permission-card")).to_be_visible()
-    chat.at("permission-allow").evaluate("button => button.click()")
+    assert chat.page.evaluate("window.hasClicked")
     expect(chat.at("composer")).to_be_focused()
     chat.settle()
     expect(chat.at("permission-card")).to_be_visible()

@@ -226,6 +226,7 @@ async def test_a_gateway_that_dies_while_it_is_replaced_is_followed_by_the_new_o
     await start(client, "shim", "one", python(SLEEPER))
     former = gateway_pid(client)
     replacing = asyncio.create_task(client.request("replace_gateway"))
+    await eventually(lambda: rig.log().count('"gateway_started"') == 2, what="the next one is under way")
     os.kill(former, signal.SIGKILL)
     answer = await asyncio.wait_for(replacing, 20)
     assert f'"pid": {answer["gateway_pid"]}' in await ask(rig, "one")
