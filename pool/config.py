@@ -28,6 +28,8 @@ class Quota:
     turns_per_minute: int | None = 30
     max_processes: int | None = 256
     memory_bytes: int | None = 4294967296
+    tool_file_bytes: int | None = 5368709120
+    tool_cpu_seconds: float | None = 14400
     cpu_seconds_per_hour: float | None = None
     workspace_bytes: int | None = 5368709120
     output_bytes_per_day: int | None = None

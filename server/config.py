@@ -236,6 +236,8 @@ class QuotaKeys(Section):
     turns_per_minute: Count | None = 30
     max_processes: Count | None = 256
     memory_bytes: Bytes | None = 4294967296
+    tool_file_bytes: Bytes | None = 5368709120
+    tool_cpu_seconds: Seconds | None = 14400
     cpu_seconds_per_hour: Seconds | None = None
     output_bytes_per_day: Bytes | None = None
     workspace_bytes: Bytes | None = 5368709120

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from pool.launch.tool_limits import ToolLimits
 from pool.model import ExitStatus, InstanceId, SessionKey
 
 
@@ -27,6 +28,7 @@ class LaunchSpec:
     ``CLAUDE_CONFIG_DIR``, ``TMPDIR`` and the model socket itself. ``network``
     is what the template asks for, which counts where the configuration leaves it open.
     ``uid`` is the Linux user to run as, who owns workspace and home; None: as the service.
+    ``tool_limits`` are those of the program that ``Launcher.tool_prefix`` names.
     """
 
     instance_id: InstanceId
@@ -38,6 +40,7 @@ class LaunchSpec:
     labels: Mapping[str, str] = field(default_factory=dict)
     network: str | None = None
     uid: int | None = None
+    tool_limits: ToolLimits | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +233,14 @@ class Launcher(ABC):
         """(first, last) of the uids that users get here, None where all instances run as the service.
 
         The first one is for trials that are no user's, the last one for the model gateway.
+        """
+        return None
+
+    def tool_prefix(self, limits: ToolLimits) -> str | None:
+        """The program by which a CLI started with these ``tool_limits`` is to run its tools' commands.
+
+        Its path as the CLI sees it; its one argument is a command for a shell.
+        None where the host has none. Raises ``LaunchFailed``.
         """
         return None
 

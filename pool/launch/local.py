@@ -30,6 +30,7 @@ from pool.launch.local_handle import (
 )
 from pool.launch.local_request import LocalRequests
 from pool.launch.runtime_dir import make_runtime_dir, runtime_dir_for
+from pool.launch.tool_limits import ToolLimits
 from pool.launch.uids import find_uids
 from pool.model import InstanceId
 
@@ -218,6 +219,10 @@ class LocalLauncher(Launcher):
     def uid_range(self) -> tuple[int, int] | None:
         """See ``Launcher``."""
         return self._config.uid_range if self._isolation.has_uids else None
+
+    def tool_prefix(self, limits: ToolLimits) -> str:
+        """See ``Launcher``."""
+        return self._requests.tool_prefix(limits)
 
     def gateway_user(self) -> tuple[int | None, str | None]:
         """See ``Launcher``."""

@@ -18,6 +18,7 @@ from pool.launch.cli import find_cli, for_everybody, interpreter_prefixes
 from pool.launch.isolation import Isolation
 from pool.launch.leftovers import temporary_name
 from pool.launch.seccomp import filter_program
+from pool.launch.tool_limits import IN_SANDBOX, ToolLimits, ToolPrograms, check_prefix
 from pool.launch.uids import first_blocked, trial_uid
 from pool.launch.way_out import find_way_out
 
@@ -28,6 +29,7 @@ class LocalRequests:
     def __init__(self, config: PoolConfig, isolation: Isolation, environment: Mapping[str, str]) -> None:
         self._config = config
         self._isolation = isolation
+        self._tool_programs = ToolPrograms(config.data_dir)
         self._path = environment.get("PATH", sandbox.SYSTEM_PATH)
 
     @property
@@ -54,6 +56,12 @@ class LocalRequests:
                 temporary.chmod(0o644)
                 temporary.replace(path)
 
+    def tool_prefix(self, limits: ToolLimits) -> str:
+        """See ``Launcher``."""
+        if self._isolation.mode == "bwrap":
+            return IN_SANDBOX
+        return check_prefix(str(self._tool_programs.path(limits)))
+
     def start(self, spec: LaunchSpec, runtime_dir: Path) -> dict[str, Any]:
         """The request for ``spec`` to the keeper of ``runtime_dir``; makes the config directory.
 
@@ -74,6 +82,7 @@ class LocalRequests:
                 (spec.home / ".claude").mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise LaunchFailed(f"cannot make the home: {error}", details={"step": "home"}) from error
+        tools = None if spec.tool_limits is None else self._tool_programs.write(spec.tool_limits)
         prefixes = [one for one in interpreter_prefixes(cli) if _can_reach(spec.uid, one)]
         model_dir = socket_directory(runtime_dir, spec.instance_id)
         fill = self._sandboxed if self._isolation.mode == "bwrap" else self._plain
@@ -84,11 +93,11 @@ class LocalRequests:
             "labels": dict(spec.labels),
             "limits": self._group_limits(spec),
             "rights": None if spec.uid is None else self._rights(spec, spec.uid),
-            **fill(spec, cli, prefixes, model_dir),
+            **fill(spec, cli, prefixes, model_dir, tools),
         }
 
     def _sandboxed(
-        self, spec: LaunchSpec, cli: Path, prefixes: Sequence[Path], model_dir: Path
+        self, spec: LaunchSpec, cli: Path, prefixes: Sequence[Path], model_dir: Path, tools: Path | None
     ) -> dict[str, Any]:
         names = [name for name in sandbox.ROOT_NAMES if os.path.lexists(f"/{name}")]
         settings = self._network(spec)
@@ -104,6 +113,7 @@ class LocalRequests:
             disable_nesting=self._isolation.disable_nesting,
             filter_calls=self._isolation.filter_calls,
             limits=self._limits(spec),
+            tool_program=tools,
             prefixes=[prefix for prefix in prefixes if not prefix.is_relative_to("/usr")],
             root_links=[name for name in names if os.path.islink(f"/{name}")],
             root_dirs=[name for name in names if not os.path.islink(f"/{name}")],
@@ -179,7 +189,7 @@ class LocalRequests:
         return self._isolation.count_processes and (spec.uid is not None or not self._isolation.has_uids)
 
     def _plain(
-        self, spec: LaunchSpec, cli: Path, prefixes: Sequence[Path], model_dir: Path
+        self, spec: LaunchSpec, cli: Path, prefixes: Sequence[Path], model_dir: Path, _tools: Path | None
     ) -> dict[str, Any]:
         tmp_dir = self._config.data_dir / "tmp" / temporary_name(spec.instance_id)
         env = sandbox.plain_environment(

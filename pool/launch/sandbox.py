@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pool.keeper.network import DNS
+from pool.launch.tool_limits import IN_SANDBOX
 
 WORKSPACE = "/workspace"
 HOME = "/home/claude"
@@ -80,8 +81,9 @@ class SandboxPlan:
 
     ``cli`` has no symbolic links in it. ``prefixes`` are directories that the
     CLI's interpreter needs, empty for the real CLI. ``etc_dir`` has the
-    files of ``ETC_TEXTS``. ``root_links`` are the names in ``/`` that
-    are links into ``/usr``, ``root_dirs`` those that are directories.
+    files of ``ETC_TEXTS``. ``tool_program`` runs the commands of tools.
+    ``root_links`` are the names in ``/`` that are links into ``/usr``,
+    ``root_dirs`` those that are directories.
     ``network`` is ``gateway_only``, ``outbound``, ``proxy`` (``outbound`` to
     named hosts only) or ``open``; the middle two are made before bubblewrap starts.
     """
@@ -97,6 +99,7 @@ class SandboxPlan:
     disable_nesting: bool
     filter_calls: bool
     limits: Limits
+    tool_program: Path | None = None
     prefixes: Sequence[Path] = ()
     root_links: Sequence[str] = ROOT_NAMES
     root_dirs: Sequence[str] = ()
@@ -125,6 +128,8 @@ def bwrap_argv(plan: SandboxPlan) -> list[str]:
         argv += ["--ro-bind", str(prefix), str(prefix)]
     if inner_cli == CLI:
         argv += ["--ro-bind", str(plan.cli), CLI]
+    if plan.tool_program is not None:
+        argv += ["--ro-bind", str(plan.tool_program), IN_SANDBOX]
     argv += ["--bind", str(plan.workspace), WORKSPACE, "--bind", str(plan.home), HOME]
     # the directory, not the socket: a bound socket is stale once it is made again (measured)
     argv += ["--ro-bind", str(plan.model_dir), MODEL_DIR]
@@ -142,7 +147,7 @@ def limiting_script(limits: Limits) -> str:
 
     It runs inside, because the kernel counts processes where the limit is
     set: before bubblewrap it would be one budget for all users of a host uid.
-    There is no limit of file size and processor time: the CLI would die of them.
+    Limits of file size and processor time are the tools' own: the CLI would die of them.
     """
     steps = ["ulimit -c 0", f"ulimit -n {OPEN_FILES}"]
     if limits.data_bytes is not None:

@@ -45,8 +45,11 @@ SETTINGS = {"crossSessionInbound": "refuse"}
 HELPERS = ("apiKeyHelper", "awsAuthRefresh", "awsCredentialExport", "gcpAuthRefresh", "otelHeadersHelper")
 """Settings that name a program which the CLI runs by itself."""
 
+SHELL_PREFIX = "CLAUDE_CODE_SHELL_PREFIX"
+"""The variable that names a program by which the CLI runs every shell command: one argument, the command."""
+
 # Variables of a settings file by which every shell of the Bash tool would run something first.
-_SHELL_VARIABLES = ("BASH_ENV", "ENV", "CLAUDE_CODE_SHELL_PREFIX")
+_SHELL_VARIABLES = ("BASH_ENV", "ENV", "LD_AUDIT", "LD_LIBRARY_PATH", "LD_PRELOAD", SHELL_PREFIX)
 
 # Of the operator's tier, so that no settings file of a user can say otherwise.
 _NO_OWN_PROGRAMS = {"allowManagedHooksOnly": True, "disableSkillShellExecution": True}
@@ -67,6 +70,8 @@ class CliOptions:
     starts no program by itself because a file of the user says so: no shell
     hook, no MCP server, no shell line of a skill or command, none of
     ``HELPERS``. Hooks registered at ``initialize`` stay (measured).
+    ``shell_prefix`` is the program that runs every shell command, whatever a
+    settings file of the user says; it belongs into the environment too.
     ``extra_args`` are the operator's and are taken as they are.
     """
 
@@ -79,6 +84,7 @@ class CliOptions:
     allowed_tools: Sequence[str] = ()
     disallowed_tools: Sequence[str] = DISALLOWED_TOOLS
     user_programs: bool = True
+    shell_prefix: str | None = None
     extra_args: Sequence[str] = ()
 
 
@@ -168,11 +174,13 @@ def _session_args(options: CliOptions) -> list[str]:
 
 
 def _settings_args(options: CliOptions) -> list[str]:
+    prefix = {} if options.shell_prefix is None else {SHELL_PREFIX: options.shell_prefix}
     if options.user_programs:
-        return [f"--settings={encode(SETTINGS).decode()}"]
-    settings = {**SETTINGS, **dict.fromkeys(HELPERS, ""), "env": dict.fromkeys(_SHELL_VARIABLES, "")}
+        variables = {"env": prefix} if prefix else {}
+        return [f"--settings={encode({**SETTINGS, **variables}).decode()}"]
+    env = {**dict.fromkeys(_SHELL_VARIABLES, ""), **prefix}
     return [
-        f"--settings={encode(settings).decode()}",
+        f"--settings={encode({**SETTINGS, **dict.fromkeys(HELPERS, ''), 'env': env}).decode()}",
         f"--managed-settings={encode(_NO_OWN_PROGRAMS).decode()}",
         "--strict-mcp-config",
     ]

@@ -7,8 +7,9 @@ import uuid
 from typing import TYPE_CHECKING
 
 from pool.launch.base import LaunchSpec
+from pool.launch.tool_limits import ToolLimits
 from pool.model import InstanceId, InstanceState
-from pool.protocol.command_line import CliOptions, base_environment, build_args
+from pool.protocol.command_line import SHELL_PREFIX, CliOptions, base_environment, build_args
 from pool.runtime import auditing
 from pool.runtime.instance import Instance
 from pool.store.base import InstanceRecord, PatchInstance, PutInstance
@@ -35,6 +36,7 @@ def launch_spec(session: Session, instance: Instance, paths: WorkspacePaths) -> 
     if cli_session is None:
         cli_session = str(uuid.uuid4())
         session.patch(cli_session=cli_session)
+    limits, prefix = _tool_limits(session)
     options = CliOptions(
         session_uuid=cli_session,
         resume=resume,
@@ -44,19 +46,31 @@ def launch_spec(session: Session, instance: Instance, paths: WorkspacePaths) -> 
         append_system_prompt=template.append_system_prompt,
         allowed_tools=tuple(template.allowed_tools),
         user_programs=session.around.tool_policy.allows_user_programs(session),
+        shell_prefix=prefix,
         extra_args=config.cli_extra_args,
     )
+    own = {} if prefix is None else {SHELL_PREFIX: prefix}
     return LaunchSpec(
         instance_id=instance.id,
         key=session.key,
         cli_args=build_args(options),
-        env={**base_environment(), **template.env, **config.cli_env},
+        env={**base_environment(), **template.env, **config.cli_env, **own},
         workspace=paths.workspace,
         home=paths.home,
         network=template.network,
         labels={"user": session.key.user_id, "session": session.key.session_id},
         uid=paths.uid,
+        tool_limits=limits,
     )
+
+
+def _tool_limits(session: Session) -> tuple[ToolLimits | None, str | None]:
+    around = session.around
+    limits = ToolLimits.of(around.config.quotas.for_user(session.key.user_id))
+    # a CLI that calls the program in another way could run no command at all
+    if limits is None or not around.features.tool_limits:
+        return None, None
+    return limits, around.launcher.tool_prefix(limits)
 
 
 def new_instance(session: Session) -> Instance:

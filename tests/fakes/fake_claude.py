@@ -40,9 +40,9 @@ last frame). The numbers may be left out.
   without-lifecycle  say nothing of messages          without-state   say nothing of running and idle
   without-pending    list no open asks                without-repeats run a uuid as often as it comes
   without-literal    obey /clear in any text          without-order   say completed before the result
-  without-unknown    exit at a control request that nobody knows
+  without-unknown    exit at an unknown request       without-prefix  run commands without the prefix
 
-The demo model's ``create a file NAME with TEXT`` and ``count to N slowly`` are understood as well.
+The demo model's ``create a file NAME with TEXT``, ``count to N slowly``, ``run `CMD` `` are understood too.
 
 Standing behaviour: a JSON object in ``.fake-claude.json`` in the cwd, or at the path in
 ``FAKE_CLAUDE_PLAN``: ``{"start": WORDS done before reading, "every": WORDS added to each message,

@@ -97,6 +97,11 @@ BEHAVIOURS: tuple[Behaviour, ...] = (
         "tools that need an approval are refused, or run unasked: only the sandbox limits what they do",
     ),
     Behaviour(
+        "tool_prefix",
+        "CLAUDE_CODE_SHELL_PREFIX runs a Bash command, which is its one argument",
+        "tools have no limit of file size and processor time",
+    ),
+    Behaviour(
         "pending_asks",
         "a second initialize lists the open asks",
         "after a restart of the server the approvals that are stored as open are kept",
@@ -152,6 +157,7 @@ class Findings:
             pending_asks=ok["pending_asks"],
             repeats_ignored=ok["repeats_ignored"],
             literal=ok["literal"],
+            tool_limits=ok["tool_prefix"],
         )
 
     def merged(self, second: Findings) -> Findings:

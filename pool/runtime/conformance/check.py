@@ -15,10 +15,10 @@ from pathlib import Path
 from pool.errors import PoolError
 from pool.launch.base import LaunchSpec, StopGraces
 from pool.model import InstanceId, SessionId, SessionKey, UserId
-from pool.protocol.command_line import CliOptions, base_environment, build_args
+from pool.protocol.command_line import SHELL_PREFIX, CliOptions, base_environment, build_args
 from pool.runtime.conformance.behaviours import Findings
 from pool.runtime.conformance.record import Records, key_of
-from pool.runtime.conformance.trial import Trial
+from pool.runtime.conformance.trial import TRIAL_LIMITS, Trial
 from pool.runtime.conformance.witness import Witness
 from pool.runtime.instance import Instance
 from pool.runtime.surroundings import Surroundings
@@ -127,7 +127,9 @@ class Conformance:
         instance.handle = await around.launcher.start(spec, instance)
         end_of_input = 0.0
         try:
-            findings = await Trial(instance, witness, spec.workspace).run(around.config.start_timeout_seconds)
+            has_prefix = spec.tool_limits is not None
+            trial = Trial(instance, witness, spec.workspace, has_tool_prefix=has_prefix)
+            findings = await trial.run(around.config.start_timeout_seconds)
             end_of_input = 2.0
             return findings
         finally:
@@ -138,16 +140,21 @@ class Conformance:
 
     def _spec(self, instance_id: InstanceId, scratch: Path) -> LaunchSpec:
         config = self._around.config
-        options = CliOptions(session_uuid=str(uuid.uuid4()), extra_args=config.cli_extra_args)
+        prefix = self._around.launcher.tool_prefix(TRIAL_LIMITS)
+        options = CliOptions(
+            session_uuid=str(uuid.uuid4()), shell_prefix=prefix, extra_args=config.cli_extra_args
+        )
+        own = {} if prefix is None else {SHELL_PREFIX: prefix}
         return LaunchSpec(
             instance_id=instance_id,
             key=_NOBODY,
             cli_args=build_args(options),
-            env={**base_environment(), **config.cli_env},
+            env={**base_environment(), **config.cli_env, **own},
             workspace=scratch / "workspace",
             home=scratch / "home",
             labels={"user": "", "session": "", "purpose": PURPOSE},
             uid=self._trial_uid(),
+            tool_limits=None if prefix is None else TRIAL_LIMITS,
         )
 
     def _trial_uid(self) -> int | None:

@@ -23,6 +23,8 @@ class Features:
     written; else nothing is written again and such a turn is lost.
     ``literal``: ``client_composed`` makes text be only text; else a message
     that asks for it is refused.
+    ``tool_limits``: the CLI runs its tools' commands by the program that it is
+    told; else they have no limits of file size and processor time.
     """
 
     lifecycle: bool = True
@@ -30,3 +32,4 @@ class Features:
     pending_asks: bool = True
     repeats_ignored: bool = True
     literal: bool = True
+    tool_limits: bool = True

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pool.errors import PoolError
+from pool.launch.tool_limits import ToolLimits
 from pool.protocol import frames as f
 from pool.protocol.command_line import SETTINGS
 from pool.protocol.connection import pending_asks, permission_response, success_response, user_message
@@ -18,18 +19,27 @@ from pool.runtime.instance import Instance
 ANSWER_SECONDS = 10.0
 QUIET_SECONDS = 1.0
 
+# a number that no shell has by itself
+TRIAL_LIMITS = ToolLimits(file_bytes=None, cpu_seconds=86413)
+
 _FILE = "probe.txt"
 _DENIED = "denied by the conformance check"
 _HOOKS = {"PreToolUse": [{"matcher": None, "hookCallbackIds": ["conformance"], "timeout": 30}]}
 
 
 class Trial:
-    """Tries one started CLI out. ``workspace`` is its working directory on this host."""
+    """Tries one started CLI out. ``workspace`` is its working directory on this host.
 
-    def __init__(self, instance: Instance, witness: Witness, workspace: Path) -> None:
+    ``has_tool_prefix``: it was told the program that takes on ``TRIAL_LIMITS``.
+    """
+
+    def __init__(
+        self, instance: Instance, witness: Witness, workspace: Path, *, has_tool_prefix: bool
+    ) -> None:
         self._instance = instance
         self._witness = witness
         self._workspace = workspace
+        self._has_tool_prefix = has_tool_prefix
         self._version: str | None = None
         self._seen: dict[str, bool] = {}
         self._notes: dict[str, str] = {}
@@ -46,6 +56,7 @@ class Trial:
                 await self._literal()
                 await self._hook()
                 await self._ask()
+                await self._tool_prefix()
                 await self._interrupt()
             else:
                 problem = self._notes["model_socket"]
@@ -202,6 +213,23 @@ class Trial:
             self._saw("second_answer", False, "the CLI exited")
             raise
         self._saw("second_answer", bool(answers) and answer is not None, "" if answers else "no ask was seen")
+
+    async def _tool_prefix(self) -> None:
+        """Have a shell tell its limit of processor time, which nothing but the program can have set."""
+        if not self._has_tool_prefix:
+            self._saw("tool_prefix", True)
+            return
+
+        async def allow(request: f.ControlRequest) -> bytes:
+            if request.subtype != "can_use_tool":
+                return await refuse(request)
+            given = request.request.get("input")
+            tool_input = given if isinstance(given, Mapping) else None
+            return permission_response(request.request_id, "allow", updated_input=tool_input)
+
+        turn = await self._turn("run `ulimit -t`", allow)
+        told = str(TRIAL_LIMITS.cpu_seconds).encode()
+        self._saw("tool_prefix", any(told in turn.frames[place].raw for place in turn.of(f.UserFrame)))
 
     async def _interrupt(self) -> None:
         since = len(self._witness.frames)

@@ -94,9 +94,13 @@ def _read(fields: Frame) -> str:
 
 
 def _bash(claude: Claude, fields: Frame) -> str:
-    import subprocess  # slow to import, and few turns need it
+    import shlex  # slow to import, and few turns need it
+    import subprocess
 
     command = ["/bin/sh", "-c", fields["command"]]
+    prefix = _shell_prefix(claude)
+    if prefix:
+        command = ["/bin/sh", "-c", f"{shlex.quote(prefix)} {shlex.quote(fields['command'])}"]
     pipe, null = subprocess.PIPE, subprocess.DEVNULL
     shell = subprocess.Popen(
         command, stdin=null, stdout=pipe, stderr=subprocess.STDOUT, start_new_session=True
@@ -112,6 +116,14 @@ def _bash(claude: Claude, fields: Frame) -> str:
             continue
         text = output.decode("utf-8", "replace").rstrip("\n")
         return text if shell.returncode == 0 else f"{text}\nExit code {shell.returncode}".lstrip("\n")
+
+
+def _shell_prefix(claude: Claude) -> str:
+    """The program that runs shell commands: the settings on the command line go over the environment."""
+    settings: Frame = json.loads(claude.options.get("--settings", "{}"))
+    given = settings.get("env", {}).get("CLAUDE_CODE_SHELL_PREFIX")
+    prefix: str = os.environ.get("CLAUDE_CODE_SHELL_PREFIX", "") if given is None else given
+    return "" if "prefix" in claude.without else prefix
 
 
 def _call(claude: Claude, server: str, tool: str, fields: Frame) -> str:

@@ -26,6 +26,7 @@ USAGE = {"input_tokens": 10, "cache_read_input_tokens": 0, "output_tokens": 5, "
 PHRASES = (
     (r"^create a file (\S+) with (.*)$", r"write \1 \2"),
     (r"^count to (\d+) slowly$", r"stream \1 200"),
+    (r"^run `(.*)`$", r"bash \1"),
 )
 TOOL_VERBS = ("write", "read", "bash", "question", "mcp")
 

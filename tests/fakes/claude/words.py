@@ -249,6 +249,6 @@ WORDS: dict[str, Callable[..., object]] = {
     "task": task,
     **{
         f"without-{name}": partial(without, name)
-        for name in ("lifecycle", "state", "pending", "repeats", "literal", "order", "unknown")
+        for name in ("lifecycle", "state", "pending", "repeats", "literal", "order", "unknown", "prefix")
     },
 }

@@ -141,3 +141,9 @@ def test_without_a_sandbox_the_paths_are_the_hosts() -> None:
     assert env["TMPDIR"] == env["CLAUDE_CODE_TMPDIR"] == "/data/tmp/1"
     assert env["ANTHROPIC_UNIX_SOCKET"] == "/run/x/i/1/api.sock"
     assert env["A"] == "b"
+
+
+def test_the_program_that_limits_tools_is_read_only_and_in_one_place() -> None:
+    argv = bwrap_argv(replace(PLAN, tool_program=Path("/data/tools/1")))
+    assert ("/data/tools/1", "/opt/claude/tool-limits") in pairs(argv, "--ro-bind")
+    assert not any("tool-limits" in word for word in bwrap_argv(PLAN))

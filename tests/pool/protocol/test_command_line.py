@@ -61,6 +61,15 @@ def test_programs_of_the_users_own_files_are_left_out_above_all_of_their_setting
     assert "--strict-mcp-config" in args
 
 
+@pytest.mark.parametrize("user_programs", [True, False])
+def test_the_program_for_shell_commands_stands_above_all_of_their_settings(user_programs: bool) -> None:
+    args = build_args(replace(NEW, user_programs=user_programs, shell_prefix="/opt/it"))
+    settings = json.loads(options_of(args)["--settings"])
+    assert settings["env"]["CLAUDE_CODE_SHELL_PREFIX"] == "/opt/it"
+    assert ("LD_PRELOAD" in settings["env"]) != user_programs
+    assert settings["crossSessionInbound"] == "refuse"
+
+
 def test_a_new_session() -> None:
     args = build_args(NEW)
     assert args[:6] == (

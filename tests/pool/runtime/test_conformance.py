@@ -102,17 +102,22 @@ async def test_what_is_missing_is_told_with_its_fallback_and_tried_again_at_the_
     make_pool: MakePool,
 ) -> None:
     lacks = "!without-lifecycle !without-state !without-pending !without-repeats !without-literal"
-    environment = {"FAKE_CLAUDE_START": f"{lacks} !without-unknown"}
+    environment = {"FAKE_CLAUDE_START": f"{lacks} !without-unknown !without-prefix"}
     pool = await make_pool(check_cli=True, cli_env=environment)
     told = await checked(pool)
     assert told["ok"] is False
-    missing = ["lifecycle", "session_state", "repeats_ignored", "literal", "pending_asks", "unknown_request"]
-    assert told["missing"] == missing
+    missing = ["lifecycle", "session_state", "repeats_ignored", "literal", "tool_prefix", "pending_asks"]
+    assert told["missing"] == [*missing, "unknown_request"]
     assert "missing lifecycle" in told["detail"]
     assert "a turn is ended by its result" in told["detail"]
     assert pool.health()["status"] == "degraded"
     assert pool._around.features == Features(
-        lifecycle=False, session_state=False, pending_asks=False, repeats_ignored=False, literal=False
+        lifecycle=False,
+        session_state=False,
+        pending_asks=False,
+        repeats_ignored=False,
+        literal=False,
+        tool_limits=False,
     )
     screen = await follow(pool)
     for number in range(2):
