@@ -31,7 +31,7 @@ LEFT_OUT = {("POST", "/api/v1/admin/drain"), ("POST", "/api/v1/auth/logout")}
 # They do not end by themselves; test_frames has them.
 STREAMS = {"/api/v1/sessions/{sid}/events"}
 MODES = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
-_EXAMPLES = 8 if SECONDS else 2
+_EXAMPLES = 8 if SECONDS else 1
 
 
 async def test_no_operation_breaks_or_tells_of_others(short_dir: Path, fake_claude: Path) -> None:

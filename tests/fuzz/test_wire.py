@@ -19,7 +19,7 @@ from tests.fuzz.ground import SECONDS, Ground, ground, rounds
 
 pytestmark = pytest.mark.timeout(int(SECONDS) + 180)
 
-_EXAMPLES = 60 if SECONDS else 25
+_EXAMPLES = 60 if SECONDS else 10
 _ANSWER_SECONDS = 30.0
 _QUIET_SECONDS = 0.15
 

@@ -27,7 +27,7 @@ _WINDOWS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(batches=_BATCHES, windows=_WINDOWS)
 def test_every_window_is_what_a_sorted_list_gives(
     batches: list[list[Cursor]], windows: list[tuple[Cursor | None, Cursor | None, int, bool]]
