@@ -13,15 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests import waiting
 from tests.fakes.fake_claude import build
 from tests.leaks import Watch
 
 # The suite gives the same verdict each time; ``make fuzz`` looks for what nobody has thought of.
-settings.register_profile("suite", derandomize=True)
-settings.register_profile("fuzz", max_examples=2000)
+# How fast a machine draws examples is no verdict.
+_NO_CLOCK = (HealthCheck.too_slow,)
+settings.register_profile("suite", derandomize=True, suppress_health_check=_NO_CLOCK)
+settings.register_profile("fuzz", max_examples=2000, suppress_health_check=_NO_CLOCK)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 
 

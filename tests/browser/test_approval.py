@@ -64,6 +64,7 @@ def test_a_card_is_deaf_when_it_has_just_appeared_and_takes_no_focus(visitors: V
     expect(chat.at("permission-card")).not_to_have_class("answered")
 
 
+@pytest.mark.acceptance
 def test_an_answer_in_one_tab_closes_the_card_in_the_other(visitors: Visitors) -> None:
     one = visitors.chat()
     other = visitors.second_tab(one)

@@ -71,6 +71,7 @@ def test_a_message_whose_receipt_was_lost_runs_once(visitors: Visitors, site: Si
     assert [session["turns"] for session in sessions] == [2]
 
 
+@pytest.mark.acceptance
 def test_a_message_on_its_way_survives_a_reload(visitors: Visitors, site: Site) -> None:
     chat = visitors.chat().ask("hello")
     site.fake("refuse", on=1)

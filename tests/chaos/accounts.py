@@ -33,12 +33,18 @@ class Standing:
     tasks: int
     connections: int
     resident_mib: int
+    links: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        held = (f"{name} {value}" for name, value in asdict(self).items() if name != "links")
+        return ", ".join(held)
 
     def exceeds(self, start: Standing) -> list[str]:
         """In what it is above ``start``; memory is only told."""
         mine, theirs = asdict(self), asdict(start)
+        more = Counter(self.links) - Counter(start.links)
         return [
-            f"{name} {theirs[name]} -> {mine[name]}"
+            f"{name} {theirs[name]} -> {mine[name]} (descriptors: {', '.join(more.elements())})"
             for name in ("descriptors", "threads", "tasks")
             if mine[name] > theirs[name]
         ] + ([f"{self.connections} connections"] if self.connections > _MOST_CONNECTIONS else [])
@@ -58,6 +64,7 @@ async def standing(site: Site, admin: str) -> Standing:
         connections=connections,
         tasks=int(metric(text, "process_asyncio_tasks")),
         resident_mib=int(rss[1]) // 1024,
+        links=tuple(re.sub(r"\d+", "N", link) for link in links),
     )
 
 

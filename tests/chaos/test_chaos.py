@@ -16,6 +16,7 @@ SAMPLE = Plan(seed=76, seconds=8, fakes=3, reals=0, with_disk=False, half_open=F
 
 
 @pytest.mark.timeout(180)
+@pytest.mark.acceptance
 async def test_all_accounts_come_out_after_some_seconds_of_trouble(short_dir: Path) -> None:
     short_dir.chmod(0o711)
     run = await chaos(SAMPLE, short_dir, None)

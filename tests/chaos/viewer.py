@@ -115,7 +115,8 @@ class Viewer:
 
     async def _read(self, found: aiohttp.ClientWebSocketResponse) -> None:
         async for message in found:
-            if message.type is not aiohttp.WSMsgType.TEXT:
+            # ``wait_for`` of Python 3.11 can swallow the cancellation of ``halt``.
+            if message.type is not aiohttp.WSMsgType.TEXT or self._socket is not found:
                 return
             self.take(msgspec.json.decode(message.data))
 

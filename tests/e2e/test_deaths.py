@@ -115,6 +115,7 @@ async def test_a_keeper_killed_in_a_turn_loses_that_turn_only(short_dir: Path, f
 
 
 @pytest.mark.real_cli
+@pytest.mark.acceptance
 async def test_a_killed_cli_is_told_once_and_the_next_one_remembers(short_dir: Path, real_cli: Path) -> None:
     async with serving(short_dir, real_cli) as site:
         token = await site.add_user("alice")

@@ -116,6 +116,7 @@ async def play(directory: Path, cli: Path, users: int, slots: int) -> Herd:
         return await arrive(site, users)
 
 
+@pytest.mark.acceptance
 async def test_more_users_than_slots_are_all_served_once(short_dir: Path, fake_claude: Path) -> None:
     herd = await play(short_dir, fake_claude, 10, 4)
     assert herd.states == ["succeeded"] * 10

@@ -120,6 +120,7 @@ async def stalled(site: Site, lines: int) -> tuple[float, float, int]:
     return alone, together, growth
 
 
+@pytest.mark.acceptance
 async def test_a_flood_and_a_stalled_viewer_hold_up_nobody(short_dir: Path, fake_claude: Path) -> None:
     async with serving(short_dir, fake_claude, quotas__default=QUOTA) as site:
         _seconds, _growth, turns = await flood(site, 20_000_000)

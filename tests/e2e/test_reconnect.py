@@ -87,7 +87,7 @@ async def after(http: aiohttp.ClientSession, url: str, cursor: str, count: int) 
             connection.transport.abort()
 
 
-@pytest.mark.parametrize("deltas", [30, pytest.param(150, marks=pytest.mark.acceptance)])
+@pytest.mark.parametrize("deltas", [8, pytest.param(150, marks=pytest.mark.acceptance)])
 async def test_from_every_event_on_a_new_connection_sees_the_rest(
     short_dir: Path, fake_claude: Path, deltas: int
 ) -> None:
@@ -111,6 +111,7 @@ async def test_from_every_event_on_a_new_connection_sees_the_rest(
             await asyncio.gather(*(check(http, index) for index in range(len(whole) - 1)))
 
 
+@pytest.mark.acceptance
 async def test_lines_that_go_dead_at_every_event_cost_nothing(short_dir: Path, fake_claude: Path) -> None:
     async with serving(short_dir, fake_claude) as site, Line(site.port).open() as line:
         token = await site.add_user("alice")

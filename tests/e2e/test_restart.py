@@ -91,7 +91,9 @@ def times_read(site: Site, message_id: str) -> int:
     return len(uuids)
 
 
-async def exactly_once(site: Site, directory: Path, rounds_each: int) -> None:
+async def exactly_once(
+    site: Site, directory: Path, rounds_each: int, points: tuple[str, ...] = POINTS
+) -> None:
     token = await site.add_user("alice")
     workspace = site.data / "workspaces/alice"
     workspace.mkdir(parents=True)
@@ -100,7 +102,7 @@ async def exactly_once(site: Site, directory: Path, rounds_each: int) -> None:
         await viewer.subscribe()
         await viewer.ended(await viewer.send("hello"))
     for number in range(rounds_each):
-        for point in POINTS:
+        for point in points:
             message_id = f"{point.replace('.', '-')}-{number}"
             await paused_kill(site, directory, token, point, message_id)
             async with client(site, token) as viewer:
@@ -115,7 +117,7 @@ async def exactly_once(site: Site, directory: Path, rounds_each: int) -> None:
 
 async def test_a_message_runs_once_wherever_the_server_is_killed(short_dir: Path, fake_claude: Path) -> None:
     async with serving(short_dir, fake_claude) as site:
-        await exactly_once(site, short_dir, 1)
+        await exactly_once(site, short_dir, 1, POINTS[1:3])
 
 
 @pytest.mark.acceptance
@@ -125,6 +127,7 @@ async def test_a_message_runs_once_in_thirty_rounds(short_dir: Path, fake_claude
         await exactly_once(site, short_dir, 8)
 
 
+@pytest.mark.acceptance
 async def test_a_message_is_lost_when_the_cli_dies_with_the_server(
     short_dir: Path, fake_claude: Path
 ) -> None:

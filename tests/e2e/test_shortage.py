@@ -36,6 +36,7 @@ async def silent_callers(site: Site, count: int, words: bytes = b"") -> AsyncIte
             writer.transport.abort()
 
 
+@pytest.mark.acceptance
 async def test_a_server_without_descriptors_serves_who_is_there_and_recovers(
     short_dir: Path, fake_claude: Path
 ) -> None:

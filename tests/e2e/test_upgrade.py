@@ -38,6 +38,7 @@ async def reload(site: Site, *viewers: Client) -> str:
     return said
 
 
+@pytest.mark.acceptance
 async def test_a_reload_leaves_no_mark_in_a_stream(short_dir: Path, fake_claude: Path) -> None:
     text, expected = "stream 300 20", " ".join(f"w{n}" for n in range(300))
     async with serving(short_dir, fake_claude) as site:

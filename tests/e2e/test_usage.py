@@ -12,6 +12,7 @@ from tests.waiting import eventually
 
 @pytest.mark.real_cli
 @pytest.mark.timeout(120)
+@pytest.mark.acceptance
 async def test_usage_is_shown_by_turn_and_a_budget_stops_one_user_only(
     short_dir: Path, real_cli: Path
 ) -> None:

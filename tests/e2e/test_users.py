@@ -45,7 +45,7 @@ async def users_apart(site: Site, count: int, words: str) -> None:
 
 @pytest.mark.real_cli
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("count", [4, pytest.param(10, marks=pytest.mark.acceptance)])
+@pytest.mark.parametrize("count", [2, pytest.param(10, marks=pytest.mark.acceptance)])
 async def test_users_with_the_real_cli(short_dir: Path, real_cli: Path, count: int) -> None:
     async with serving(short_dir, real_cli) as site:
         await users_apart(site, count, "say")

@@ -116,6 +116,7 @@ async def test_after_kill_9_and_after_a_reload_the_instance_goes_on(
         assert await asyncio.wait_for(server.process.wait(), 40) == 0
 
 
+@pytest.mark.acceptance
 async def test_a_reload_with_a_bad_configuration_is_refused_and_the_server_goes_on(
     short_dir: Path, fake_claude: Path
 ) -> None:

@@ -9,6 +9,8 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
+
 from pool.config import Quota
 from pool.store.database import Database
 from pool.store.usage import Usage
@@ -76,6 +78,7 @@ def journal_of(data_dir: Path, *entries: Entry, at: float = NOON) -> None:
     journal.close()
 
 
+@pytest.mark.acceptance
 async def test_nothing_is_lost_and_nothing_doubled_over_kills_of_both_sides(short_dir: Path) -> None:
     programs: dict[str, subprocess.Popen[bytes]] = {}
 

@@ -111,6 +111,7 @@ async def test_a_keeper_short_of_descriptors_refuses_and_recovers(rig: Rig, wrap
     await before.exit()
 
 
+@pytest.mark.acceptance
 async def test_a_hundred_instances_share_one_small_keeper(rig: Rig) -> None:
     await rig.keeper()
     assert rig.process is not None

@@ -252,6 +252,7 @@ async def decisions_stand(site: Site, viewer: Client) -> None:
     ("command", "wanted"),
     [("touch stolen", REFUSED), pytest.param("mkdir made; true", None, marks=pytest.mark.acceptance)],
 )
+@pytest.mark.acceptance
 async def test_a_call_that_a_killed_server_read_is_answered_by_the_next(
     serve: Serve, short_dir: Path, command: str, wanted: str | None
 ) -> None:
@@ -276,6 +277,7 @@ async def test_a_call_that_a_killed_server_read_is_answered_by_the_next(
         assert not (site.data / "workspaces/alice/stolen").exists()
 
 
+@pytest.mark.acceptance
 async def test_an_instance_that_was_started_without_rules_gets_them_at_the_takeover(serve: Serve) -> None:
     async with serve(security__denied_commands=[]) as (site, viewer, words):
         await viewer.ended(await viewer.send("hello"))

@@ -42,6 +42,7 @@ async def test_out_of_memory_is_what_the_user_reads(make_pool: MakePool) -> None
     assert pool.counters.limit_ends.value("out_of_memory") == 1
 
 
+@pytest.mark.acceptance
 async def test_a_tool_that_leaves_its_parent_is_counted_too(make_pool: MakePool) -> None:
     pool = await make_pool(quotas=limits(max_processes=3))
     screen = await follow(pool)
