@@ -164,6 +164,7 @@ def test_text_of_a_model_is_inert(visitors: Visitors) -> None:
     assert not [url for url in asked if ".example" in url]
 
 
+@pytest.mark.acceptance
 def test_sessions_are_listed_opened_renamed_and_archived(visitors: Visitors, site: Site) -> None:
     chat = visitors.chat().ask("the first chat")
     first = chat.page.url

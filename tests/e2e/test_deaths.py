@@ -40,6 +40,7 @@ def left_of(ids: Iterable[str]) -> list[object]:
 
 
 @pytest.mark.real_cli
+@pytest.mark.acceptance
 async def test_a_killed_gateway_costs_a_retry_and_no_turn(short_dir: Path, real_cli: Path) -> None:
     expected = "\n".join(str(n + 1) for n in range(80))
     async with serving(short_dir, real_cli) as site:

@@ -11,7 +11,7 @@ import pytest
 from tests.e2e.site import Client, Site, client, live_pid, serving
 from tests.waiting import eventually
 
-SAMPLED_ROUNDS = 3
+SAMPLED_ROUNDS = 2
 ALL_ROUNDS = 30
 
 

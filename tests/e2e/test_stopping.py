@@ -69,7 +69,7 @@ def wants_to_stay(site: Site, user: str) -> None:
     (workspace / ".fake-claude.json").write_text(json.dumps(plan))
 
 
-@pytest.mark.parametrize("users", [2, pytest.param(100, marks=pytest.mark.acceptance)])
+@pytest.mark.parametrize("users", [pytest.param(count, marks=pytest.mark.acceptance) for count in (6, 100)])
 async def test_children_that_want_to_stay_are_gone_by_the_deadline(
     short_dir: Path, fake_claude: Path, users: int
 ) -> None:

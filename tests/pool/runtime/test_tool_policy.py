@@ -216,6 +216,7 @@ def write_programs(site: Site, marks: str) -> None:
 
 @pytest.mark.real_cli
 @pytest.mark.parametrize("programs", ["auto", pytest.param("allow", marks=pytest.mark.acceptance)])
+@pytest.mark.acceptance
 async def test_hooks_and_servers_of_the_users_own_files(
     short_dir: Path, real_cli: Path, programs: str
 ) -> None:

@@ -106,6 +106,7 @@ async def test_a_time_of_zero_means_never(world: World) -> None:
     assert screen.turn_states(turn)[-1] == "running"
 
 
+@pytest.mark.acceptance
 async def test_a_process_started_in_the_turn_keeps_it_whatever_the_frames_say(make_pool: MakePool) -> None:
     pool = await make_pool(turn_stall_seconds=0.3, idle_timeout_seconds=0)
     screen = await follow(pool)
