@@ -69,7 +69,9 @@ class Outbox:
             return True
         self._filled.clear()
         try:
-            await asyncio.wait_for(self._filled.wait(), timeout_seconds)
+            # Not ``wait_for``: that of Python 3.11 swallows a cancellation which comes with the first frame.
+            async with asyncio.timeout(timeout_seconds):
+                await self._filled.wait()
         except TimeoutError:
             return False
         return True

@@ -170,6 +170,7 @@ async def test_sigterm_with_ten_running_turns_leaves_nothing(short_dir: Path, fa
             await viewer.close()
 
 
+@pytest.mark.acceptance
 async def test_a_second_server_names_the_holder(short_dir: Path, fake_claude: Path) -> None:
     async with serving(short_dir, fake_claude) as site:
         second = await asyncio.create_subprocess_exec(

@@ -287,7 +287,8 @@ def keys_by_kind(frames: list[Frame]) -> dict[str, set[str]]:
     return found
 
 
-@pytest.mark.parametrize("comparison", [compare, pytest.param(compare_lives, marks=pytest.mark.acceptance)])
+@pytest.mark.parametrize("comparison", [compare, compare_lives])
+@pytest.mark.acceptance
 async def test_both_tell_the_same(
     fake_claude: Path, real_cli: Path, short_dir: Path, comparison: Callable[..., list[str]]
 ) -> None:

@@ -223,6 +223,7 @@ raws = st.one_of(
 )
 
 
+@pytest.mark.acceptance
 async def test_no_bytes_break_the_port_or_tell_of_others(short_dir: Path, fake_claude: Path) -> None:
     async with ground(short_dir, fake_claude) as here:
         for seed in rounds(0.15):

@@ -78,6 +78,7 @@ async def test_in_headers(told: tuple[Site, io.StringIO]) -> None:
             await get(client, "POST", "api/v1/sessions", headers={name: value}, json={})
 
 
+@pytest.mark.acceptance
 async def test_in_every_field_path_and_query_of_the_interface(told: tuple[Site, io.StringIO]) -> None:
     site, _stream = told
     clients = [await site.client("alice"), await site.client("root", admin=True)]

@@ -98,6 +98,7 @@ async def test_a_cli_that_is_known_to_be_good_is_not_tried_again(
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.acceptance
 async def test_what_is_missing_is_told_with_its_fallback_and_tried_again_at_the_next_start(
     make_pool: MakePool,
 ) -> None:
