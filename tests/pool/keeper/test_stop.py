@@ -206,13 +206,15 @@ async def test_the_shim_killed_by_its_own_tree_leaves_nothing(rig: Rig) -> None:
     client = await rig.client()
     program = """
 import os, signal, time
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
 if os.fork() == 0:
     os.setsid()
     if os.fork() == 0:
         os.execve('/bin/sleep', ['sleep', '600'], {})
     os._exit(0)
-print('up', flush=True)
-time.sleep(0.2)
+os.wait()
+print(os.getpid(), flush=True)
+signal.sigwait({signal.SIGUSR1})
 os.kill(os.getppid(), signal.SIGKILL)
 time.sleep(600)
 """
@@ -221,6 +223,7 @@ time.sleep(600)
     await collector.line_count(1)
     tree = [process for process in process_tree(rig.process.pid, root=False) if not process.is_zombie]
     assert len(tree) == 3
+    os.kill(int(collector.data), signal.SIGUSR1)
     assert (await collector.exit())[:2] == (None, "SIGKILL")
     assert not [process.pid for process in tree if is_alive(process.pid)]
 
