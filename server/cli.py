@@ -88,8 +88,10 @@ def _fail(message: str, code: int) -> None:
 @click.option("--check", "only_check", is_flag=True, help="Only check configuration, migrations, imports.")
 def serve(config: Path | None, data: Path, host: str | None, port: int | None, only_check: bool) -> None:
     """Run the server in the foreground."""
+    from server.collector import wait_until_all_is_loaded
     from server.model_keys import settled_config
 
+    wait_until_all_is_loaded()
     given = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
     with _exit_codes():
         settled = settled_config(os.environ)
