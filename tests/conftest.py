@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, settings
 
 from tests import waiting
 from tests.fakes.fake_claude import build
+from tests.forking import Forker
 from tests.leaks import Watch
 
 # The suite gives the same verdict each time; ``make fuzz`` looks for what nobody has thought of.
@@ -103,6 +104,20 @@ def fake_claude(private_temp: Path) -> Path:
     directory = private_temp / "cli"
     directory.mkdir(mode=0o755, exist_ok=True)
     return Path(build(str(directory / "fake_claude")))
+
+
+@pytest.fixture(scope="session")
+def forker(private_temp: Path) -> Iterator[Forker]:
+    """An interpreter that has ``claude-pool`` imported; nothing is forked off it but on request."""
+    with Forker() as made:
+        yield made
+
+
+@pytest.fixture
+def forked_servers(forker: Forker) -> Iterator[None]:
+    """``claude-pool`` is forked off, not started from the file; ``tests/forking.py`` says what that is."""
+    with forker.in_use():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
+from tests.forking import forker_pid
 from tests.procfs import MARKER, Process, is_alive, pids, processes
 
 TEST_MARKER = "CLAUDE_POOL_TEST"
@@ -65,7 +66,8 @@ class Watch:
         """Processes that began since and belong to this test, zombies of ours included."""
         signs = [f"{TEST_MARKER}={self.marker}", *directories]
         new = {process.pid: process for process in processes(pids() - self._pids)}
-        ours = {pid for pid, process in new.items() if _shows(process, signs) or process.ppid == os.getpid()}
+        parents = {os.getpid(), forker_pid()}
+        ours = {pid for pid, process in new.items() if _shows(process, signs) or process.ppid in parents}
         grown = True
         while grown:
             below = {pid for pid, process in new.items() if process.ppid in ours and pid not in ours}

@@ -18,6 +18,7 @@ from typing import Any
 
 import aiohttp
 
+from tests.forking import Forked, forker
 from tests.waiting import eventually
 
 OUTCOMES = ("succeeded", "failed", "interrupted", "lost", "withdrawn")
@@ -57,7 +58,8 @@ class Site:
         self.python = sys.executable
         if run_as is not None:
             self._uid, self.python = run_as
-        self._process: asyncio.subprocess.Process | None = None
+        self._forker = forker() if run_as is None else None
+        self._process: asyncio.subprocess.Process | Forked | None = None
         self._link_code = ""
         self._admin: str | None = None
 
@@ -88,15 +90,19 @@ class Site:
         """Start the server; returns when it says that it listens."""
         if self._uid is not None:
             os.chown(self._directory, self._uid, self._uid)
+        words = ("serve", "--port", str(self.port), "--data", str(self.data))
+        environment = self.environment(**more)
         with self.output.open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                *(self.python, "-m", "server", "serve", "--port", str(self.port)),
-                *("--data", str(self.data)),
-                stdout=asyncio.subprocess.PIPE,
-                stderr=log,
-                env=self.environment(**more),
-                **self._become(),
-            )
+            if self._forker is not None:
+                self._process = await self._forker.start(words, environment, log.fileno())
+            else:
+                self._process = await asyncio.create_subprocess_exec(
+                    *(self.python, "-m", "server", *words),
+                    stdout=asyncio.subprocess.PIPE,
+                    stderr=log,
+                    env=environment,
+                    **self._become(),
+                )
         assert self._process.stdout is not None
         async with asyncio.timeout(90):
             async for line in self._process.stdout:
@@ -137,16 +143,20 @@ class Site:
 
     def command(self, *words: str, text: str = "", seconds: float = 60) -> str:
         """Run a command of ``claude-pool``; its standard output."""
-        done = subprocess.run(
-            [self.python, "-m", "server", *words, "--data", str(self.data)],
-            input=text,
-            capture_output=True,
-            text=True,
-            timeout=seconds,
-            check=False,
-            env=self.environment(),
-            **self._become(),
-        )
+        given = (*words, "--data", str(self.data))
+        if self._forker is not None:
+            done = self._forker.run(given, self.environment(), text, seconds)
+        else:
+            done = subprocess.run(
+                [self.python, "-m", "server", *given],
+                input=text,
+                capture_output=True,
+                text=True,
+                timeout=seconds,
+                check=False,
+                env=self.environment(),
+                **self._become(),
+            )
         assert done.returncode == 0, f"{words}: {done.stderr}"
         return str(done.stdout).strip()
 

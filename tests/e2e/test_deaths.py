@@ -15,6 +15,8 @@ from tests.e2e.site import Client, Site, client, get, live_pid, serving
 from tests.procfs import is_alive, marked_processes, process_tree
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.usefixtures("forked_servers")
+
 
 def helper_pid(site: Site, module: str) -> int:
     """The pid of this site's keeper or gateway, by its command line."""

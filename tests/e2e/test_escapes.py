@@ -33,10 +33,13 @@ from tests.e2e.escapes import (
 from tests.e2e.service_users import check_users, service_user
 from tests.e2e.site import Site, client, get, run_in_bash, serving
 
-pytestmark = pytest.mark.skipif(
-    not (probe().cuts_network and probe().filters_calls and probe().disables_nesting),
-    reason="no bubblewrap that can do all of it",
-)
+pytestmark = [
+    pytest.mark.skipif(
+        not (probe().cuts_network and probe().filters_calls and probe().disables_nesting),
+        reason="no bubblewrap that can do all of it",
+    ),
+    pytest.mark.usefixtures("forked_servers"),
+]
 
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give users uids")
 WAYS = [

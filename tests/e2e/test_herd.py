@@ -14,6 +14,9 @@ from tests.chaos.accounts import metrics
 from tests.chaos.machine import instances_of
 from tests.e2e.site import Client, Site, serving
 
+pytestmark = pytest.mark.usefixtures("forked_servers")
+
+
 WORST_GAP_SECONDS = 0.25
 QUEUE_SECONDS = 300
 

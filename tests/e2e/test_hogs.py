@@ -80,6 +80,7 @@ HOG = "import time; kept = [bytes([number]) * {0} for number in range(8)]; time.
 
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give users uids")
 pytestmark = [
+    pytest.mark.usefixtures("forked_servers"),
     pytest.mark.skipif(not probe().works, reason="no bubblewrap that works"),
     pytest.mark.skipif(not Path("/usr/bin/python3").exists(), reason="no Python that a sandbox has too"),
 ]

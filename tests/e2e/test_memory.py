@@ -16,6 +16,9 @@ import pytest
 from tests.e2e.site import Client, Site, client, serving
 from tests.soak.holdings import resident_kib
 
+pytestmark = pytest.mark.usefixtures("forked_servers")
+
+
 MAX_GROWTH_KIB = 16 * 1024
 FLOOD_BYTES = 2_000_000_000
 LINES = 100_000

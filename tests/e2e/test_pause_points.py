@@ -25,6 +25,9 @@ from tests.procfs import MARKER, look_at, processes
 from tests.test_architecture import sources, tree_of
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.usefixtures("forked_servers")
+
+
 IN_ORDER_SECONDS = 5.0
 # What brings the server to every point that a session can come by: a message whose turn asks, and the answer.
 TEXT = "write note.txt words"

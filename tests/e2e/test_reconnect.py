@@ -17,6 +17,9 @@ import pytest
 from tests.e2e.site import Client, Site, client, serving
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.usefixtures("forked_servers")
+
+
 Frame = dict[str, Any]
 AT_ONCE = 8
 

@@ -11,6 +11,9 @@ import pytest
 from tests.e2e.site import Client, Site, client, live_pid, serving
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.usefixtures("forked_servers")
+
+
 SAMPLED_ROUNDS = 2
 ALL_ROUNDS = 30
 

@@ -16,6 +16,8 @@ from tests.e2e.site import Site, client, get, live_pid, serving
 from tests.procfs import is_alive
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.usefixtures("forked_servers")
+
 
 def open_files(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))

@@ -17,6 +17,8 @@ from tests.e2e.test_deaths import instance_ids, left_of
 from tests.procfs import Process, processes
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.usefixtures("forked_servers")
+
 
 def belonging_to(site: Site) -> list[Process]:
     """Every process that names the data directory: server, keeper, gateway."""

@@ -15,6 +15,9 @@ from pool.launch.isolation import probe
 from tests.e2e.service_users import service_user
 from tests.e2e.site import Client, Site, client, live_pid, run_in_bash, serving
 
+pytestmark = pytest.mark.usefixtures("forked_servers")
+
+
 MIB = 1 << 20
 LIMITS = {"tool_file_bytes": 2 * MIB, "tool_cpu_seconds": 1}
 FILL = "head -c 9000000 /dev/zero > big; echo ended $?"

@@ -16,6 +16,8 @@ from tests.e2e.site import Client, Site, client, live_pid, serving
 from tests.procfs import is_alive
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.usefixtures("forked_servers")
+
 
 def cut_in_the_last_line(data: bytes) -> bytes:
     return data[: -len(data.splitlines()[-1]) // 2]

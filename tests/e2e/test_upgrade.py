@@ -14,7 +14,7 @@ from tests.e2e.site import Client, Site, client, live_pid, serving
 from tests.procfs import is_alive
 from tests.waiting import eventually
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.timeout(180), pytest.mark.usefixtures("forked_servers")]
 
 
 def logged(site: Site, event: str) -> list[dict[str, Any]]:

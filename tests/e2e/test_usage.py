@@ -9,6 +9,8 @@ import pytest
 from tests.e2e.site import client, get, serving
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.usefixtures("forked_servers")
+
 
 @pytest.mark.real_cli
 @pytest.mark.timeout(120)

@@ -10,6 +10,9 @@ import pytest
 from tests.e2e.site import Client, Site, client, live_pid, serving
 from tests.procfs import is_alive
 
+pytestmark = pytest.mark.usefixtures("forked_servers")
+
+
 TURNS = 5
 
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.forking import Forked, forker
+
 _START_SECONDS = 120.0
+_COMMAND_SECONDS = 50.0
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -25,7 +29,7 @@ def environment(**more: str) -> dict[str, str]:
 class ServerProcess:
     """A running ``serve``; ``url`` and ``code`` are what it printed."""
 
-    process: asyncio.subprocess.Process
+    process: asyncio.subprocess.Process | Forked
     data: Path
     url: str
     code: str
@@ -46,6 +50,9 @@ def arguments(data: Path, *command: str) -> list[str]:
 
 async def run(data: Path, *command: str, stdin: str = "", **more: str) -> subprocess.CompletedProcess[str]:
     """A command, to its end."""
+    if (forked := forker()) is not None:
+        words = (*command, "--data", str(data))
+        return await asyncio.to_thread(forked.run, words, environment(**more), stdin, _COMMAND_SECONDS)
     return await asyncio.to_thread(
         subprocess.run,
         arguments(data, *command),
@@ -53,7 +60,7 @@ async def run(data: Path, *command: str, stdin: str = "", **more: str) -> subpro
         text=True,
         input=stdin,
         env=environment(**more),
-        timeout=50,
+        timeout=_COMMAND_SECONDS,
         check=False,
     )
 
@@ -61,14 +68,7 @@ async def run(data: Path, *command: str, stdin: str = "", **more: str) -> subpro
 @asynccontextmanager
 async def serving(data: Path, *options: str, **more: str) -> AsyncIterator[ServerProcess]:
     """A server until the end of the block, where it is ended if it still runs."""
-    log = (data.parent / f"{data.name}.log").open("ab")
-    process = await asyncio.create_subprocess_exec(
-        *arguments(data, "serve", "--port", "0", *options),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=log,
-        env=environment(**more),
-    )
-    log.close()
+    process = await _started(data, ("serve", "--port", "0", *options), environment(**more))
     try:
         assert process.stdout is not None
         url = code = ""
@@ -80,11 +80,28 @@ async def serving(data: Path, *options: str, **more: str) -> AsyncIterator[Serve
                 if "#signin=" in line:
                     code = line.rpartition("=")[2]
                     break
-        assert url, Path(log.name).read_text()
+        assert url, _log(data).read_text()
         yield ServerProcess(process, data, url, code)
     finally:
         if process.returncode is None:
-            process.terminate()
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
             await asyncio.wait_for(process.wait(), 40)
-        transport = process._transport  # type: ignore[attr-defined]
-        transport.close()
+        if isinstance(process, asyncio.subprocess.Process):
+            transport = process._transport  # type: ignore[attr-defined]
+            transport.close()
+
+
+async def _started(
+    data: Path, words: Sequence[str], env: Mapping[str, str]
+) -> asyncio.subprocess.Process | Forked:
+    with _log(data).open("ab") as log:
+        if (forked := forker()) is not None:
+            return await forked.start((*words, "--data", str(data)), env, log.fileno())
+        return await asyncio.create_subprocess_exec(
+            *arguments(data, *words), stdout=asyncio.subprocess.PIPE, stderr=log, env=env
+        )
+
+
+def _log(data: Path) -> Path:
+    return data.parent / f"{data.name}.log"

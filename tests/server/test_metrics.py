@@ -136,6 +136,7 @@ def served(text: str) -> dict[str, tuple[str, set[str] | None]]:
 
 
 @pytest.mark.timeout(180)
+@pytest.mark.usefixtures("forked_servers")
 async def test_the_page_and_the_log_of_a_server_that_worked(short_dir: Path, fake_claude: Path) -> None:
     data = short_dir / "data"
     settings = fake(fake_claude) | {"CLAUDE_POOL__SECURITY__DENIED_COMMANDS": '["touch *"]'}
@@ -179,6 +180,7 @@ def left_over(data: Path) -> Iterator[int]:
 
 
 @pytest.mark.timeout(180)
+@pytest.mark.usefixtures("forked_servers")
 async def test_ps_and_doctor_tell_what_proc_has(short_dir: Path, fake_claude: Path) -> None:
     data = short_dir / "data"
     async with serving(data, **fake(fake_claude)) as server, signed_in(server) as browser:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from tests.server.server_process import ServerProcess, run, serving
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.timeout(180)
+forked = pytest.mark.usefixtures("forked_servers")
 
 
 @asynccontextmanager
@@ -89,15 +90,27 @@ async def test_from_the_first_start_to_the_end(short_dir: Path, fake_claude: Pat
     assert "Warning" not in log
 
 
+@pytest.fixture
+def manager(short_dir: Path) -> Iterator[Manager]:
+    """The service manager, as far as it listens."""
+    made = Manager(str(short_dir / "notify"))
+    yield made
+    made.close()
+
+
+@forked
 async def test_after_kill_9_and_after_a_reload_the_instance_goes_on(
-    short_dir: Path, fake_claude: Path
+    short_dir: Path, fake_claude: Path, manager: Manager
 ) -> None:
     data = short_dir / "data"
+    notify = {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "4000000"}
     async with serving(data, **fake(fake_claude)) as server, signed_in(server) as browser:
         await say(browser, "hello", "m1")
         ((before),) = await instances(browser)
         assert await server.end(signal.SIGKILL) == -signal.SIGKILL
-    async with serving(data, **fake(fake_claude)) as server, signed_in(server) as browser:
+    async with serving(data, **fake(fake_claude), **notify) as server, signed_in(server) as browser:
+        await eventually(lambda: manager.words() == ["READY=1"])
+        assert server.url.rpartition(":")[2] in manager.heard[0]
         ((adopted),) = await instances(browser)
         assert (adopted["id"], adopted["pid"]) == (before["id"], before["pid"])
         async with browser.ws_connect("/ws") as socket:
@@ -108,15 +121,19 @@ async def test_after_kill_9_and_after_a_reload_the_instance_goes_on(
             assert message.data == 1012
             result = await reloading
         assert (result.returncode, result.stderr) == (0, "")
+        await eventually(lambda: manager.words() == ["READY=1", "RELOADING=1", "READY=1"])
         ((kept),) = await instances(browser)
         assert (kept["id"], kept["pid"]) == (before["id"], before["pid"])
         frames = await say(browser, "still there?", "m2")
         assert frames[-1]["state"] == "succeeded"
+        await eventually(lambda: manager.words() and manager.heard.count("WATCHDOG=1") >= 2)
         assert (await run(data, "stop")).returncode == 0
         assert await asyncio.wait_for(server.process.wait(), 40) == 0
+    assert manager.words()[3:] == ["STOPPING=1"]
 
 
 @pytest.mark.acceptance
+@forked
 async def test_a_reload_with_a_bad_configuration_is_refused_and_the_server_goes_on(
     short_dir: Path, fake_claude: Path
 ) -> None:
@@ -134,6 +151,7 @@ async def test_a_reload_with_a_bad_configuration_is_refused_and_the_server_goes_
 
 
 @pytest.mark.acceptance
+@forked
 async def test_a_model_key_in_the_environment_is_gone_from_it(short_dir: Path, fake_claude: Path) -> None:
     data = short_dir / "data"
     key = "sk-ant-not-a-real-key"
@@ -150,6 +168,7 @@ async def test_a_model_key_in_the_environment_is_gone_from_it(short_dir: Path, f
 
 
 @pytest.mark.acceptance
+@forked
 async def test_a_second_signal_ends_at_once(short_dir: Path, fake_claude: Path) -> None:
     data = short_dir / "data"
     more = fake(fake_claude) | {"CLAUDE_POOL__POOL__DRAIN_TIMEOUT_SECONDS": "120"}
@@ -182,6 +201,7 @@ async def test_a_second_signal_ends_at_once(short_dir: Path, fake_claude: Path) 
         ("providers: {x: {kind: gateway}}\n", (), ("base_url",)),
     ],
 )
+@forked
 async def test_what_cannot_be_served_exits_2_and_says_why(
     short_dir: Path, config: str, options: tuple[str, ...], messages: tuple[str, ...]
 ) -> None:
@@ -194,6 +214,7 @@ async def test_what_cannot_be_served_exits_2_and_says_why(
     assert "Traceback" not in result.stderr
 
 
+@forked
 async def test_several_users_are_not_served_to_others_without_walls(
     short_dir: Path, fake_claude: Path
 ) -> None:
@@ -210,6 +231,7 @@ async def test_several_users_are_not_served_to_others_without_walls(
         assert (health["status"], health["checks"]["isolation"]["ok"]) == ("degraded", False)
 
 
+@forked
 async def test_a_taken_port_exits_1(short_dir: Path) -> None:
     server = await asyncio.start_server(lambda _reader, _writer: None, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
@@ -221,12 +243,14 @@ async def test_a_taken_port_exits_1(short_dir: Path) -> None:
     assert "Traceback" not in result.stderr
 
 
+@forked
 async def test_check_says_good_and_leaves_nothing(short_dir: Path) -> None:
     result = await run(short_dir / "data", "serve", "--check")
     assert (result.returncode, result.stderr) == (0, "")
     assert not (short_dir / "data").exists()
 
 
+@forked
 async def test_doctor_prints_one_line_a_check(short_dir: Path, fake_claude: Path) -> None:
     result = await run(short_dir / "data", "doctor", **fake(fake_claude))
     assert result.returncode == 0, result.stdout
@@ -250,22 +274,3 @@ async def test_doctor_prints_one_line_a_check(short_dir: Path, fake_claude: Path
     broken = await run(short_dir / "data", "doctor", **fake(short_dir / "none"))
     assert broken.returncode == 1
     assert "FAIL cli" in broken.stdout
-
-
-async def test_a_service_manager_hears_when_it_serves_reloads_and_stops(
-    short_dir: Path, fake_claude: Path
-) -> None:
-    data = short_dir / "data"
-    manager = Manager(str(short_dir / "notify"))
-    notify = {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "20000000"}
-    try:
-        async with serving(data, **fake(fake_claude), **notify) as server:
-            await eventually(lambda: manager.words() == ["READY=1"])
-            assert server.url.rpartition(":")[2] in manager.heard[0]
-            assert (await run(data, "reload", **fake(fake_claude))).returncode == 0
-            await eventually(lambda: manager.words() == ["READY=1", "RELOADING=1", "READY=1"])
-            await eventually(lambda: manager.words() and manager.heard.count("WATCHDOG=1") >= 2)
-            assert await server.end() == 0
-            assert manager.words()[3:] == ["STOPPING=1"]
-    finally:
-        manager.close()
