@@ -16,11 +16,11 @@ from pool.errors import StoreUnavailable
 from pool.store.audit_chain import AuditChain
 from pool.store.engines import create_private_file, locate, reading_engine, writing_engine
 from pool.store.migrate import HEAD, migrate
+from pool.store.tables import alembic_version
 from pool.store.trouble import refusal
 from pool.store.writer import T, Work, Writer
 
 _LAST_READS_SECONDS = 10
-_VERSION = sa.table("alembic_version", sa.column("version_num"))
 
 
 class Database:
@@ -77,7 +77,7 @@ class Database:
             raise StoreUnavailable("there is no database yet")
         self._reader = reading_engine(self._location, self._busy_timeout_seconds)
         try:
-            found = await self.fetch_value(sa.select(_VERSION.c.version_num))
+            found = await self.fetch_value(sa.select(alembic_version.c.version_num))
             if found != HEAD:
                 raise StoreUnavailable(
                     f"the database has schema {found}, this program {HEAD}: start the server with it first"

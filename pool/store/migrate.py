@@ -1,4 +1,7 @@
-"""Brings the schema to this program's version, with a copy of the old file first."""
+"""Brings the schema to this program's version, with a copy of the old file first.
+
+A new SQLite file gets the tables as they are now; the versions are for what is there already.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,9 @@ import sqlalchemy as sa
 
 from pool.errors import StoreUnavailable
 from pool.store.engines import create_private_file
+from pool.store.tables import REVISION, alembic_version, metadata
 
-HEAD = "0006"
+HEAD = REVISION
 
 _LOCK = 0x636C61756465
 
@@ -30,7 +34,7 @@ def migrate(engine: sa.Engine, file: Path | None) -> None:
     """
     with engine.connect() as connection:
         current = _revision(connection)
-    if current == HEAD:
+    if current == HEAD or (file is not None and HEAD == REVISION and _make(engine)):
         return
     # Takes a noticeable part of a start and is needed once a version only.
     from alembic import command  # noqa: PLC0415
@@ -68,6 +72,18 @@ def back_up(source: Path, target: Path) -> None:
     ):
         original.backup(copy)
     os.replace(partial, target)
+
+
+def _make(engine: sa.Engine) -> bool:
+    """Make all tables at once, in a tenth of the versions' time, where there is none yet; was it so?"""
+    with engine.begin() as connection:
+        if sa.inspect(connection).get_table_names():
+            return False
+        metadata.create_all(connection, checkfirst=False)
+        connection.execute(sa.schema.CreateTable(alembic_version))
+        connection.execute(alembic_version.insert().values(version_num=REVISION))
+    _log.info("store.made", extra={"schema": REVISION})
+    return True
 
 
 def _revision(connection: sa.Connection) -> str | None:

@@ -12,6 +12,16 @@ import sqlalchemy as sa
 
 metadata = sa.MetaData()
 
+# The version of the migrations that arrives at these tables.
+REVISION = "0006"
+# Alembic's own, and so none of ours.
+alembic_version = sa.Table(
+    "alembic_version",
+    sa.MetaData(),
+    sa.Column("version_num", sa.String(32), nullable=False),
+    sa.PrimaryKeyConstraint("version_num", name="alembic_version_pkc"),
+)
+
 # Written out and not bound as parameters: only a literal condition lets SQLite use the partial indexes.
 OPEN_INSTANCE = "state <> 'exited'"
 OPEN_TURN = "state NOT IN ('succeeded', 'failed', 'interrupted', 'lost', 'withdrawn')"
@@ -114,6 +124,7 @@ events = sa.Table(
     sa.Column("spool_offset", sa.BigInteger, primary_key=True, key="offset"),
     sa.Column("k", sa.Integer, primary_key=True),
     sa.Column("body", sa.LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
 )
 
 permissions = sa.Table(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from pool.errors import StoreUnavailable
 from pool.store import migrate as migrate_module
 from pool.store.accounts import Accounts
 from pool.store.base import PutSession
+from pool.store.engines import locate, writing_engine
 from pool.store.sql import SqlStore
 from pool.store.tables import metadata
 from tests.pool.store.records import ALICE, a_session
@@ -68,21 +71,45 @@ def next_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return script
 
 
-async def test_the_versions_arrive_at_the_tables(tmp_path: Path) -> None:
+def schema(file: Path) -> set[tuple[object, ...]]:
+    """Everything that SQLite knows of, however it is laid out on lines."""
+    rows = ask(file, "SELECT type, name, tbl_name, sql FROM sqlite_master")
+    return {(*row[:3], " ".join(str(row[3]).split())) for row in rows}
+
+
+async def test_the_versions_arrive_at_the_tables_that_a_new_file_gets(tmp_path: Path) -> None:
     await make(tmp_path)
-    engine = sa.create_engine(f"sqlite:///{tmp_path}/claude-pool.db")
+    grown = tmp_path / "grown.db"
+    engine = sa.create_engine(f"sqlite:///{grown}")
+    with pytest.MonkeyPatch.context() as before:
+        before.setattr(migrate_module, "HEAD", "0001")
+        migrate_module.migrate(engine, grown)
+    migrate_module.migrate(engine, grown)
+    assert ask(grown, "SELECT version_num FROM alembic_version") == [(NOW,)]
+    assert schema(grown) == schema(tmp_path / "claude-pool.db")
     with engine.connect() as connection, warnings.catch_warnings():
-        # Neither can compare the two indexes on lower(); they are looked at below.
+        # Neither can compare the two indexes on lower(); they are in the schema that is compared above.
         warnings.filterwarnings("ignore", message=".*expression-based index.*")
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, metadata) == []
     engine.dispose()
+
+
+def test_two_that_make_the_same_new_file_at_once_both_find_it_made(tmp_path: Path) -> None:
     file = tmp_path / "claude-pool.db"
-    rows = ask(file, "SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL")
-    made = {str(row[0]): str(row[1]) for row in rows}
-    assert "lower(session_id)" in made["sessions_key"]
-    assert "lower(user_id)" in made["users_folded"]
-    assert set(made) == {index.name for table in metadata.tables.values() for index in table.indexes}
+    location = locate(None, tmp_path)
+    start = threading.Barrier(4)
+
+    def one() -> None:
+        engine = writing_engine(location, busy_timeout_seconds=20)
+        start.wait()
+        migrate_module.migrate(engine, file)
+        engine.dispose()
+
+    with ThreadPoolExecutor(4) as threads:
+        for made in [threads.submit(one) for _ in range(4)]:
+            made.result()
+    assert ask(file, "SELECT version_num FROM alembic_version") == [(NOW,)]
 
 
 async def test_opening_again_changes_nothing_and_copies_nothing(tmp_path: Path) -> None:
