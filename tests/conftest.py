@@ -48,6 +48,14 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def settled_heap() -> Iterator[None]:
+    """Let the collector not look through what a file has loaded and cached in the tests of the next."""
+    yield
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def private_temp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A temporary directory of this process alone, so that what is left in it is surely ours."""

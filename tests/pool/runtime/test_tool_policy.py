@@ -77,36 +77,39 @@ def results(viewer: Client, start: int) -> str:
     return "\n".join(str(block.get("content")) for block in blocks if block.get("type") == "tool_result")
 
 
-async def test_what_is_denied_does_not_run(serve: Serve) -> None:
+async def test_what_rules_deny_allow_and_leave_open(serve: Serve) -> None:
     async with serve() as (site, viewer, words):
-        asks, text = await run(viewer, words("touch stolen"), "allow")
-        assert (asks, REFUSED in text) == ([], True), text
-        assert not (site.data / "workspaces/alice/stolen").exists()
+        await denied_does_not_run(site, viewer, words)
+        await allowed_runs_without_a_question(site, viewer, words)
+        await open_is_asked_about_though_the_cli_would_not(viewer, words)
+        await denied_path_is_not_read(site, viewer)
 
 
-async def test_what_is_allowed_runs_without_a_question(serve: Serve) -> None:
-    async with serve() as (site, viewer, words):
-        asks, text = await run(viewer, words("mkdir made"))
-        assert asks == [], text
-        assert (site.data / "workspaces/alice/made").is_dir(), text
+async def denied_does_not_run(site: Site, viewer: Client, words: Callable[[str], str]) -> None:
+    asks, text = await run(viewer, words("touch stolen"), "allow")
+    assert (asks, REFUSED in text) == ([], True), text
+    assert not (site.data / "workspaces/alice/stolen").exists()
 
 
-async def test_what_no_rule_allows_is_asked_about_though_the_cli_would_not(serve: Serve) -> None:
-    async with serve() as (_site, viewer, words):
-        asks, text = await run(viewer, words("echo hidden"), "deny")
-        assert (len(asks), "hidden" in text) == (1, False)
-        asks, text = await run(viewer, words("echo shown"), "allow")
-        assert (len(asks), "shown" in text) == (1, True)
-        asks, _text = await run(viewer, words("mkdir made; echo shown"), "allow")
-        assert len(asks) == 1
+async def allowed_runs_without_a_question(site: Site, viewer: Client, words: Callable[[str], str]) -> None:
+    asks, text = await run(viewer, words("mkdir made"))
+    assert asks == [], text
+    assert (site.data / "workspaces/alice/made").is_dir(), text
 
 
-async def test_a_denied_path_is_not_read(serve: Serve) -> None:
-    async with serve() as (site, viewer, _words):
-        await viewer.ended(await viewer.send("hello"))
-        (site.data / "workspaces/alice/secret.txt").write_text("the treasure")
-        asks, text = await run(viewer, "read secret.txt", "allow")
-        assert (asks, REFUSED in text, "treasure" in text) == ([], True, False), text
+async def open_is_asked_about_though_the_cli_would_not(viewer: Client, words: Callable[[str], str]) -> None:
+    asks, text = await run(viewer, words("echo hidden"), "deny")
+    assert (len(asks), "hidden" in text) == (1, False)
+    asks, text = await run(viewer, words("echo shown"), "allow")
+    assert (len(asks), "shown" in text) == (1, True)
+    asks, _text = await run(viewer, words("mkdir made; echo shown"), "allow")
+    assert len(asks) == 1
+
+
+async def denied_path_is_not_read(site: Site, viewer: Client) -> None:
+    (site.data / "workspaces/alice/secret.txt").write_text("the treasure")
+    asks, text = await run(viewer, "read secret.txt", "allow")
+    assert (asks, REFUSED in text, "treasure" in text) == ([], True, False), text
 
 
 async def test_without_rules_the_cli_asks_as_ever(serve: Serve) -> None:
@@ -176,8 +179,9 @@ async def test_no_settings_file_written_meanwhile_changes_a_decision(short_dir: 
         async with client(site, token) as viewer:
             await viewer.subscribe()
             await viewer.ended(await viewer.send("hello"))
-            for settings in SETTINGS.values():
-                write_settings(site, settings)
+            # these have the allow rules too
+            for settings in ("a hook that allows", "no hooks at all"):
+                write_settings(site, SETTINGS[settings])
                 await decisions_stand(site, viewer)
 
 
