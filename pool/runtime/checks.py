@@ -29,6 +29,11 @@ class Checks:
             "cli": dict(self._around.cli_check),
         }
 
+    @property
+    def database_trouble(self) -> str | None:
+        """Why the database took nothing when it was last asked; None when it did."""
+        return None if self._database["ok"] else str(self._database["detail"])
+
     async def run(self) -> None:
         """Ask what takes time."""
         try:

@@ -66,6 +66,8 @@ class Evidence:
             reasons.append("no keeper")
         if (trouble := self._watches.disk.trouble) is not None:
             reasons.append(trouble)
+        if (trouble := self._checks.database_trouble) is not None:
+            reasons.append(trouble)
         return reasons
 
     async def metrics(self) -> list[Metric]:

@@ -38,6 +38,8 @@ from pool.store.base import (
 _log = logging.getLogger(__name__)
 _COMMIT_AFTER_BYTES = 1 << 20
 _SOON_SECONDS = 0.05
+# how long the end waits for a database that takes nothing
+_LAST_SECONDS = 5.0
 
 
 @dataclass(slots=True)
@@ -198,7 +200,7 @@ class SessionLog:
     async def aclose(self) -> None:
         """Commit what is left, bounded in time, and end."""
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(_LAST_SECONDS):
                 await self.settled()
         except TimeoutError:
             _log.error("the last events of session %s could not be committed in time", self.key)

@@ -10,6 +10,7 @@ from contextlib import closing, contextmanager
 import pytest
 
 from pool import Accepted, errors
+from pool.runtime import log, supervisor
 from tests.pool.runtime.conftest import World, follow, manual, say, session_of, soon
 
 
@@ -110,3 +111,26 @@ async def test_an_answer_to_an_approval_reaches_the_cli_though_nobody_waits_any_
             await pool.interrupt("alice", "default")
     await soon(lambda: "r1" in world.host.cli().answers)
     assert (await screen.ended(turn))["state"] == "interrupted"
+
+
+async def test_a_server_ends_though_the_database_takes_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module, name in ((supervisor, "_STORE_SECONDS"), (log, "_LAST_SECONDS")):
+        monkeypatch.setattr(module, name, 0.2)
+    world.host.prepare = manual
+    pool = await world.start()
+    screen = await follow(pool)
+    turn = await say(pool, "m1")
+    await soon(lambda: "running" in screen.turn_states(turn))
+    await session_of(pool).log.settled()
+    writer = pool._around.store.database._writer  # type: ignore[attr-defined]
+    with locked(world):
+        ending = asyncio.create_task(pool.shutdown(drain_timeout_seconds=0.1), name="ending")
+        await soon(writer._closing.is_set, what="nothing waits for the database any more")
+        assert not world.host.living
+    await ending
+    again = await world.start()
+    later = await follow(again, cursor="0")
+    assert (await later.ended(turn))["state"] == "interrupted"
+    assert later.turn_states(turn).count("interrupted") == 1

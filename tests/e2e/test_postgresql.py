@@ -1,0 +1,193 @@
+"""A database server that dies and comes back: what streams streams on, and nothing is lost or doubled."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.site import Client, Site, client, free_port, get, live_pid, serving
+from tests.procfs import is_alive
+from tests.waiting import eventually
+
+ALL = " ".join(f"w{n}" for n in range(100))
+
+
+class Cluster:
+    """A PostgreSQL server of our own, on a socket in ``directory``. It refuses to be root's."""
+
+    def __init__(self, directory: Path) -> None:
+        programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+        found = shutil.which("initdb", path=os.pathsep.join([*map(str, programs), os.environ["PATH"]]))
+        if found is None:
+            pytest.skip("there is no PostgreSQL here")
+        pytest.importorskip("psycopg", reason="the extra [postgres] is not installed")
+        self._programs = Path(os.path.realpath(found)).parent
+        self._directory = directory
+        self._data = directory / "cluster"
+        self._port = free_port()
+        self._user = pwd.getpwnam("nobody").pw_uid if os.geteuid() == 0 else None
+        self._process: asyncio.subprocess.Process | None = None
+        self.url = f"postgresql+psycopg://owner@127.0.0.1:{self._port}/postgres"
+
+    def make(self) -> None:
+        """An empty cluster."""
+        self._directory.mkdir(mode=0o711)
+        if self._user is not None:
+            os.chown(self._directory, self._user, -1)
+        subprocess.run(
+            [self._programs / "initdb", "-D", self._data, "-U", "owner", "-A", "trust", "--no-sync"],
+            check=True,
+            capture_output=True,
+            **self._become(),
+        )
+
+    async def start(self) -> None:
+        """Returns when it takes connections."""
+        self._process = await asyncio.create_subprocess_exec(
+            *(self._programs / "postgres", "-D", self._data, "-p", str(self._port)),
+            *("-c", f"unix_socket_directories={self._directory}", "-c", "listen_addresses=127.0.0.1"),
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+            **self._become(),
+        )
+        ready = [self._programs / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self._port)]
+        await eventually(lambda: subprocess.run(ready, check=False).returncode == 0)
+
+    async def end(self, how: signal.Signals = signal.SIGQUIT) -> None:
+        """Without a farewell to those who are connected, unless ``how`` is another one."""
+        if self._process is not None:
+            self._process.send_signal(how)
+            await self._process.wait()
+            self._process = None
+
+    def _become(self) -> dict[str, Any]:
+        if self._user is None:
+            return {"cwd": str(self._directory)}
+        return {"user": self._user, "group": self._user, "extra_groups": [], "cwd": str(self._directory)}
+
+
+@pytest.fixture
+async def cluster(short_dir: Path) -> AsyncIterator[Cluster]:
+    short_dir.chmod(0o711)
+    it = Cluster(short_dir / "postgres")
+    it.make()
+    await it.start()
+    try:
+        yield it
+    finally:
+        await it.end()
+
+
+@asynccontextmanager
+async def serving_on(cluster: Cluster, directory: Path, cli: Path) -> AsyncIterator[Site]:
+    async with serving(directory, cli, storage__url=cluster.url) as site:
+        yield site
+
+
+async def eventually_unready(site: Site, token: str) -> None:
+    async def told() -> bool:
+        page = await get(site, token, "/readyz")
+        return any("database" in reason for reason in page["reasons"])
+
+    await eventually(told, 60, what="the server says that it admits nothing")
+
+
+async def sent_until_taken(viewer: Client, message_id: str) -> str:
+    """Send the message as a client does that was told to come back; its turn."""
+    async with asyncio.timeout(60):
+        while not (taken := [f for f in viewer.of_type("accepted") if f["message_id"] == message_id]):
+            await viewer.put(type="send", session_id="default", content="hello", message_id=message_id)
+            await asyncio.sleep(1)
+    assert len({frame["turn_id"] for frame in taken}) == 1
+    return str(taken[0]["turn_id"])
+
+
+@pytest.mark.acceptance
+async def test_a_database_that_dies_in_mid_stream_and_comes_back_costs_nothing(
+    cluster: Cluster, short_dir: Path, fake_claude: Path
+) -> None:
+    async with serving_on(cluster, short_dir, fake_claude) as site:
+        token = await site.add_user("alice")
+        async with client(site, token) as viewer:
+            await viewer.subscribe()
+            turn = await viewer.send("stream 100 30", message_id="long")
+            await eventually(lambda: "w3" in viewer.streamed())
+            pid = await live_pid(site, token)
+            await cluster.end()
+            seen = len(viewer.streamed().split())
+            await eventually(lambda: len(viewer.streamed().split()) > seen + 20)
+            # A message is not lost without a word: it waits, or is refused and can be sent again.
+            await viewer.put(type="send", session_id="default", content="hello", message_id="meanwhile")
+            assert (await get(site, token, "/livez"))["status"] == "ok"
+            await eventually_unready(site, token)
+            await cluster.start()
+            assert (await viewer.ended(turn))["state"] == "succeeded"
+            later = await sent_until_taken(viewer, "meanwhile")
+            assert (await viewer.ended(later))["state"] == "succeeded"
+            assert viewer.streamed().startswith(ALL)
+            viewer.check_order()
+            assert await live_pid(site, token) == pid
+        async with client(site, token) as newcomer:
+            await newcomer.subscribe(cursor="0")
+            await eventually(lambda: newcomer.endings(later))
+            assert [len(newcomer.endings(one)) for one in (turn, later)] == [1, 1]
+            assert newcomer.answer().startswith(ALL)
+
+
+@pytest.mark.acceptance
+async def test_a_server_killed_while_its_database_is_away_goes_on_where_it_was(
+    cluster: Cluster, short_dir: Path, fake_claude: Path
+) -> None:
+    async with serving_on(cluster, short_dir, fake_claude) as site:
+        token = await site.add_user("alice")
+        async with client(site, token) as viewer:
+            await viewer.subscribe()
+            turn = await viewer.send("stream 100 30", message_id="long")
+            await eventually(lambda: "w3" in viewer.streamed())
+            pid = await live_pid(site, token)
+            await cluster.end(signal.SIGKILL)
+            await eventually(lambda: "w30" in viewer.streamed())
+            await site.kill()
+            await cluster.start()
+            await site.start()
+            await viewer.resume()
+            assert (await viewer.ended(turn))["state"] == "succeeded"
+            assert viewer.streamed() == ALL
+            viewer.check_order()
+            assert is_alive(pid)
+            assert await live_pid(site, token) == pid
+
+
+@pytest.mark.acceptance
+async def test_a_server_ends_without_its_database_and_the_next_one_has_everything(
+    cluster: Cluster, short_dir: Path, fake_claude: Path
+) -> None:
+    async with serving_on(cluster, short_dir, fake_claude) as site:
+        token = await site.add_user("alice")
+        async with client(site, token) as viewer:
+            await viewer.subscribe()
+            turn = await viewer.send("stream 100 30", message_id="long")
+            await eventually(lambda: "w3" in viewer.streamed())
+            pid = await live_pid(site, token)
+            await cluster.end()
+            assert await site.stop() == 0
+            assert not is_alive(pid)
+            await cluster.start()
+            await site.start()
+            await viewer.resume()
+            assert (await viewer.ended(turn))["state"] == "succeeded"
+            viewer.check_order()
+        async with client(site, token) as newcomer:
+            await newcomer.subscribe(cursor="0")
+            await eventually(lambda: newcomer.endings(turn))
+            assert newcomer.answer() == ALL
