@@ -60,8 +60,12 @@ class Cluster:
             stderr=asyncio.subprocess.DEVNULL,
             **self._become(),
         )
-        ready = [self._programs / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self._port)]
-        await eventually(lambda: subprocess.run(ready, check=False).returncode == 0)
+        ready = [str(self._programs / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self._port)]
+
+        def takes_connections() -> bool:
+            return subprocess.run(ready, check=False).returncode == 0
+
+        await eventually(takes_connections)
 
     async def end(self, how: signal.Signals = signal.SIGQUIT) -> None:
         """Without a farewell to those who are connected, unless ``how`` is another one."""
