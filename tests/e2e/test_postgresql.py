@@ -10,6 +10,7 @@ import signal
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -92,10 +93,35 @@ async def cluster(short_dir: Path) -> AsyncIterator[Cluster]:
         await it.end()
 
 
+@dataclass(frozen=True)
+class Streaming:
+    """A turn that streams, and who looks at it."""
+
+    site: Site
+    token: str
+    viewer: Client
+    turn: str
+    pid: int
+
+    async def succeeds(self) -> None:
+        """It ends well, and what the viewer saw was in order."""
+        assert (await self.viewer.ended(self.turn))["state"] == "succeeded"
+        self.viewer.check_order()
+
+    async def is_where_it_was(self) -> bool:
+        """Does the session have the same live process?"""
+        return is_alive(self.pid) and await live_pid(self.site, self.token) == self.pid
+
+
 @asynccontextmanager
-async def serving_on(cluster: Cluster, directory: Path, cli: Path) -> AsyncIterator[Site]:
+async def streaming_on(cluster: Cluster, directory: Path, cli: Path) -> AsyncIterator[Streaming]:
     async with serving(directory, cli, storage__url=cluster.url) as site:
-        yield site
+        token = await site.add_user("alice")
+        async with client(site, token) as viewer:
+            await viewer.subscribe()
+            turn = await viewer.send("stream 100 30", message_id="long")
+            await eventually(lambda: "w3" in viewer.streamed())
+            yield Streaming(site, token, viewer, turn, await live_pid(site, token))
 
 
 async def eventually_unready(site: Site, token: str) -> None:
@@ -120,31 +146,24 @@ async def sent_until_taken(viewer: Client, message_id: str) -> str:
 async def test_a_database_that_dies_in_mid_stream_and_comes_back_costs_nothing(
     cluster: Cluster, short_dir: Path, fake_claude: Path
 ) -> None:
-    async with serving_on(cluster, short_dir, fake_claude) as site:
-        token = await site.add_user("alice")
-        async with client(site, token) as viewer:
-            await viewer.subscribe()
-            turn = await viewer.send("stream 100 30", message_id="long")
-            await eventually(lambda: "w3" in viewer.streamed())
-            pid = await live_pid(site, token)
-            await cluster.end()
-            seen = len(viewer.streamed().split())
-            await eventually(lambda: len(viewer.streamed().split()) > seen + 20)
-            # A message is not lost without a word: it waits, or is refused and can be sent again.
-            await viewer.put(type="send", session_id="default", content="hello", message_id="meanwhile")
-            assert (await get(site, token, "/livez"))["status"] == "ok"
-            await eventually_unready(site, token)
-            await cluster.start()
-            assert (await viewer.ended(turn))["state"] == "succeeded"
-            later = await sent_until_taken(viewer, "meanwhile")
-            assert (await viewer.ended(later))["state"] == "succeeded"
-            assert viewer.streamed().startswith(ALL)
-            viewer.check_order()
-            assert await live_pid(site, token) == pid
-        async with client(site, token) as newcomer:
+    async with streaming_on(cluster, short_dir, fake_claude) as it:
+        await cluster.end()
+        seen = len(it.viewer.streamed().split())
+        await eventually(lambda: len(it.viewer.streamed().split()) > seen + 20)
+        # A message is not lost without a word: it waits, or is refused and can be sent again.
+        await it.viewer.put(type="send", session_id="default", content="hello", message_id="meanwhile")
+        assert (await get(it.site, it.token, "/livez"))["status"] == "ok"
+        await eventually_unready(it.site, it.token)
+        await cluster.start()
+        await it.succeeds()
+        later = await sent_until_taken(it.viewer, "meanwhile")
+        assert (await it.viewer.ended(later))["state"] == "succeeded"
+        assert it.viewer.streamed().startswith(ALL)
+        assert await it.is_where_it_was()
+        async with client(it.site, it.token) as newcomer:
             await newcomer.subscribe(cursor="0")
             await eventually(lambda: newcomer.endings(later))
-            assert [len(newcomer.endings(one)) for one in (turn, later)] == [1, 1]
+            assert [len(newcomer.endings(one)) for one in (it.turn, later)] == [1, 1]
             assert newcomer.answer().startswith(ALL)
 
 
@@ -152,46 +171,31 @@ async def test_a_database_that_dies_in_mid_stream_and_comes_back_costs_nothing(
 async def test_a_server_killed_while_its_database_is_away_goes_on_where_it_was(
     cluster: Cluster, short_dir: Path, fake_claude: Path
 ) -> None:
-    async with serving_on(cluster, short_dir, fake_claude) as site:
-        token = await site.add_user("alice")
-        async with client(site, token) as viewer:
-            await viewer.subscribe()
-            turn = await viewer.send("stream 100 30", message_id="long")
-            await eventually(lambda: "w3" in viewer.streamed())
-            pid = await live_pid(site, token)
-            await cluster.end(signal.SIGKILL)
-            await eventually(lambda: "w30" in viewer.streamed())
-            await site.kill()
-            await cluster.start()
-            await site.start()
-            await viewer.resume()
-            assert (await viewer.ended(turn))["state"] == "succeeded"
-            assert viewer.streamed() == ALL
-            viewer.check_order()
-            assert is_alive(pid)
-            assert await live_pid(site, token) == pid
+    async with streaming_on(cluster, short_dir, fake_claude) as it:
+        await cluster.end(signal.SIGKILL)
+        await eventually(lambda: "w30" in it.viewer.streamed())
+        await it.site.kill()
+        await cluster.start()
+        await it.site.start()
+        await it.viewer.resume()
+        await it.succeeds()
+        assert it.viewer.streamed() == ALL
+        assert await it.is_where_it_was()
 
 
 @pytest.mark.acceptance
 async def test_a_server_ends_without_its_database_and_the_next_one_has_everything(
     cluster: Cluster, short_dir: Path, fake_claude: Path
 ) -> None:
-    async with serving_on(cluster, short_dir, fake_claude) as site:
-        token = await site.add_user("alice")
-        async with client(site, token) as viewer:
-            await viewer.subscribe()
-            turn = await viewer.send("stream 100 30", message_id="long")
-            await eventually(lambda: "w3" in viewer.streamed())
-            pid = await live_pid(site, token)
-            await cluster.end()
-            assert await site.stop() == 0
-            assert not is_alive(pid)
-            await cluster.start()
-            await site.start()
-            await viewer.resume()
-            assert (await viewer.ended(turn))["state"] == "succeeded"
-            viewer.check_order()
-        async with client(site, token) as newcomer:
+    async with streaming_on(cluster, short_dir, fake_claude) as it:
+        await cluster.end()
+        assert await it.site.stop() == 0
+        assert not is_alive(it.pid)
+        await cluster.start()
+        await it.site.start()
+        await it.viewer.resume()
+        await it.succeeds()
+        async with client(it.site, it.token) as newcomer:
             await newcomer.subscribe(cursor="0")
-            await eventually(lambda: newcomer.endings(turn))
+            await eventually(lambda: newcomer.endings(it.turn))
             assert newcomer.answer() == ALL
