@@ -7,18 +7,15 @@ the first token grows by at most 3 ms.
 
 from __future__ import annotations
 
-import asyncio
-import json
-import shutil
 import statistics
 import sys
-import tempfile
 from pathlib import Path
 
 import claude_agent_sdk
 
 from bench.bare_cli import bare_cli, gateway
 from bench.demo_upstream import demo_upstream
+from bench.figures import printed
 from bench.warm_turn import summary
 from server.gateway.budgets import write_budgets
 from server.gateway.settings import write_gateway_config
@@ -73,14 +70,7 @@ async def measure(directory: Path) -> dict[str, object]:
 
 def main() -> int:
     """Print the figures; exit 1 when the claim does not hold."""
-    directory = Path(tempfile.mkdtemp(prefix="cp-bench-"))
-    try:
-        figures = asyncio.run(measure(directory))
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
-    sys.stdout.write(json.dumps(figures) + "\n")
-    added = figures["added_first_token_ms"]
-    assert isinstance(added, float)
+    added = printed(measure)["added_first_token_ms"]
     return 0 if added <= MOST_ADDED_MS else 1
 
 

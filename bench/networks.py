@@ -6,12 +6,8 @@ checked: the figures are for the decision record.
 
 from __future__ import annotations
 
-import asyncio
-import json
-import shutil
 import statistics
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -20,6 +16,7 @@ from typing import Any
 
 import psutil
 
+from bench.figures import printed
 from pool import ClaudeInstancePool, PoolConfig, Quota, QuotaBook
 from pool.errors import IsolationUnavailable
 
@@ -100,12 +97,7 @@ def summary(samples: list[float]) -> dict[str, float]:
 
 def main() -> int:
     """Print the figures."""
-    directory = Path(tempfile.mkdtemp(prefix="cp-"))
-    try:
-        figures = asyncio.run(measure(directory))
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
-    sys.stdout.write(json.dumps(figures, indent=1) + "\n")
+    printed(measure)
     return 0
 
 

@@ -7,12 +7,8 @@ bare CLI's, to the first token and to the end.
 
 from __future__ import annotations
 
-import asyncio
-import json
-import shutil
 import statistics
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
@@ -20,6 +16,7 @@ from time import perf_counter
 import claude_agent_sdk
 
 from bench.bare_cli import bare_cli, gateway, is_text_delta
+from bench.figures import printed
 from pool import ClaudeInstancePool, PoolConfig, Quota, QuotaBook
 from pool.runtime.pooled import PooledInstance
 
@@ -82,14 +79,7 @@ async def measure(directory: Path) -> dict[str, object]:
 
 def main() -> int:
     """Print the figures; exit 1 when the claim does not hold."""
-    directory = Path(tempfile.mkdtemp(prefix="cp-bench-"))
-    try:
-        figures = asyncio.run(measure(directory))
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
-    sys.stdout.write(json.dumps(figures) + "\n")
-    ratio = figures["ratio"]
-    assert isinstance(ratio, dict)
+    ratio = printed(measure)["ratio"]
     return 0 if max(ratio.values()) <= 1.25 else 1
 
 
