@@ -4,6 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from bench import gateway_turn, warm_turn
+from bench import gateway_turn, sandbox_start, warm_turn
 
-sys.exit(max(warm_turn.main(), gateway_turn.main()))
+sys.exit(max(warm_turn.main(), gateway_turn.main(), sandbox_start.main()))
