@@ -16,6 +16,7 @@ import jwt
 
 from pool import open_accounts
 from pool.errors import BadRequest
+from server.allocator import give_memory_back
 from server.auth.tokens import MIN_SECRET_BYTES
 from server.commands import Site
 from server.config import ServerConfig
@@ -27,6 +28,7 @@ from server.pool_settings import to_pool_config
 from server.rules import check_platform, check_single_user
 from server.serving import Ending, Server, Serving, default_check_command
 from server.settings import ConfigError, secret_text
+from server.threads import BLOCKING_THREADS, whole_pool
 
 _log = logging.getLogger(__name__)
 
@@ -83,6 +85,7 @@ def serve_until_told(site: Site, *, settled: bool = False) -> None:
         environment[SETTLED] = str(descriptor)
         _execute_anew(environment, lock, inherited.get("listen"))
     _raise_file_limit()
+    give_memory_back()
     with logging_to(standard_error(), site.config.logging):
         _warn_of_short_secret(site.config)
         server = Server(
@@ -94,13 +97,18 @@ def serve_until_told(site: Site, *, settled: bool = False) -> None:
                 check_command=default_check_command(),
             )
         )
-        ending = asyncio.run(server.run())
+        ending = asyncio.run(_run(server))
     if ending is Ending.RELOAD:
         environment = dict(os.environ)
         if server.settled_fd is not None:
             environment[SETTLED] = str(server.settled_fd)
         _execute_anew(environment, lock, server.listen_fd)
     lock.release()
+
+
+async def _run(server: Server) -> Ending:
+    asyncio.get_running_loop().set_default_executor(whole_pool(BLOCKING_THREADS, "blocking"))
+    return await server.run()
 
 
 def _execute_anew(environment: dict[str, str], lock: DataLock, listen_fd: int | None) -> None:

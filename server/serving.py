@@ -25,6 +25,7 @@ from aiohttp import web
 from pool import ClaudeInstancePool, Notifier
 from pool.errors import Conflict, IsolationUnavailable
 from server.accepting import AcceptFailures
+from server.allocator import give_holes_back
 from server.app import build_app, build_services
 from server.audit import note_start
 from server.auth.passwords import Passwords
@@ -161,6 +162,8 @@ class Server:
         self._notifier.ready(status)
         watchdog = asyncio.create_task(self._prove_alive(), name="watchdog")
         stack.push_async_callback(_end_task, watchdog)
+        memory = asyncio.create_task(give_holes_back(), name="memory")
+        stack.push_async_callback(_end_task, memory)
         await self._greet(services, address)
         await self._wishes.stop.wait()
         await self._leave(pool, listener)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -45,8 +44,7 @@ class Database:
         self.audit = AuditChain(data_dir)
         self._writer: Writer | None = None
         self._reader: AsyncEngine | None = None
-        self._reads = 0
-        self._no_reads = asyncio.Event()
+        self._reads: set[asyncio.Task[Sequence[sa.RowMapping]]] = set()
 
     async def open(self) -> None:
         """Migrate and connect. Raises ``StoreUnavailable``; then nothing stays open."""
@@ -94,8 +92,9 @@ class Database:
         if reader is not None:
             # A connection that is in use would outlive the pool that is to close it.
             if self._reads:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._no_reads.wait(), _LAST_READS_SECONDS)
+                _ended, late = await asyncio.wait(self._reads, timeout=_LAST_READS_SECONDS)
+                for read in late:
+                    read.cancel()
             await reader.dispose()
 
     def submit(self, work: Work[T]) -> asyncio.Future[T]:
@@ -105,21 +104,25 @@ class Database:
         return self._writer.submit(work)
 
     async def fetch(self, statement: sa.Select[Any]) -> Sequence[sa.RowMapping]:
-        """All rows of a select; sees every commit that has returned."""
+        """All rows of a select; sees every commit that has returned.
+
+        A caller who is cancelled waits no longer; the read goes on to its end.
+        """
         if self._reader is None:
             raise StoreUnavailable("the store is not open")
-        self._reads += 1
-        self._no_reads.clear()
+        # A read that is cancelled costs its connection, with the thread, and SQLite keeps the
+        # descriptor of the file for as long as any other connection is open.
+        read = asyncio.create_task(_read(self._reader, statement), name="store-read")
+        self._reads.add(read)
+        read.add_done_callback(self._reads.discard)
         try:
-            async with self._reader.connect() as connection:
-                result: sa.CursorResult[Any] = await connection.execute(statement)
-                return result.mappings().all()
-        except SQLAlchemyError as error:
-            raise refusal(error) from error
-        finally:
-            self._reads -= 1
-            if self._reads == 0:
-                self._no_reads.set()
+            return await asyncio.shield(read)
+        except asyncio.CancelledError:
+            caller = asyncio.current_task()
+            if read.cancelled() and caller is not None and not caller.cancelling():
+                # it was still under way when the store was closed
+                raise StoreUnavailable("the store is closed") from None
+            raise
 
     async def fetch_one(self, statement: sa.Select[Any]) -> sa.RowMapping | None:
         """The first row of a select, or None."""
@@ -130,3 +133,12 @@ class Database:
         """The first column of the first row of a select, or None."""
         row = await self.fetch_one(statement)
         return None if row is None else next(iter(row.values()))
+
+
+async def _read(reader: AsyncEngine, statement: sa.Select[Any]) -> Sequence[sa.RowMapping]:
+    try:
+        async with reader.connect() as connection:
+            result: sa.CursorResult[Any] = await connection.execute(statement)
+            return result.mappings().all()
+    except SQLAlchemyError as error:
+        raise refusal(error) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -34,6 +34,11 @@ class Holdings:
             entries=sum(len(list(directory.iterdir())) for directory in directories if directory.is_dir()),
             tasks=tasks,
         )
+
+    @classmethod
+    def least(cls, looks: Sequence[Holdings]) -> Holdings:
+        """The least of each count: what was there in every look."""
+        return cls(**{name: min(asdict(look)[name] for look in looks) for name in asdict(looks[0])})
 
     def above(self, start: Holdings) -> list[str]:
         """In what it is above ``start``."""

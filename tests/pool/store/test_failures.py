@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 import subprocess
 import sys
+import threading
 from contextlib import closing
 from pathlib import Path
 
@@ -133,16 +135,37 @@ def test_kill_keeps_whole_commits_and_all_that_were_answered(tmp_path: Path) -> 
 
 
 async def test_a_read_given_up_does_not_cost_a_connection(store: SqlStore) -> None:
-    log = [LogEntry(Cursor(1, offset, 0), b"x" * 2000) for offset in range(1, 2001)]
+    log = [LogEntry(Cursor(1, offset, 0), b"x" * 2000) for offset in range(1, 401)]
     await store.commit([PutSession(a_session()), AppendEvents(ALICE, log)])
     for steps in range(40):
-        reading = asyncio.ensure_future(store.read_events(ALICE, limit=2000))
+        reading = asyncio.ensure_future(store.read_events(ALICE, limit=400))
         for _ in range(steps % 8):
             await asyncio.sleep(0)
         reading.cancel()
         await asyncio.gather(reading, return_exceptions=True)
     many = await asyncio.wait_for(asyncio.gather(*(store.get_session(ALICE) for _ in range(50))), 30)
     assert all(record is not None for record in many)
+
+
+async def test_reads_given_up_cost_no_descriptor_and_no_thread(tmp_path: Path) -> None:
+    store = SqlStore(None, tmp_path)
+    await store.open()
+    log = [LogEntry(Cursor(1, offset, 0), b"x" * 2000) for offset in range(1, 51)]
+    await store.commit([PutSession(a_session()), AppendEvents(ALICE, log)])
+    await asyncio.gather(*(store.read_events(ALICE) for _ in range(20)))
+    threads = {thread for thread in threading.enumerate() if thread.is_alive()}
+    descriptors = len(os.listdir("/proc/self/fd"))
+    for steps in range(24):
+        reading = [asyncio.ensure_future(store.read_events(ALICE)) for _ in range(4)]
+        for _ in range(steps % 8):
+            await asyncio.sleep(0)
+        for one in reading:
+            one.cancel()
+        await asyncio.gather(*reading, return_exceptions=True)
+    await store.get_session(ALICE)
+    assert set(threading.enumerate()) == threads, "the connections are the same"
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+    await store.aclose()
 
 
 async def test_closing_lets_reads_end(tmp_path: Path) -> None:
