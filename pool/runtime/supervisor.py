@@ -224,17 +224,8 @@ class Supervisor:
         grace = self.around.config.stop_grace_seconds
         await self._turn_over(session, instance, min(grace, _INTERRUPT_SECONDS))
         await instance.end(StopGraces(end_of_input=min(grace, 2.0), term=grace), reason)
-        await self._stored(session)
+        await _stored(session)
         return instance.has_exited
-
-    @staticmethod
-    async def _stored(session: Session) -> None:
-        """What it did last is in the database, unless that takes nothing: then the spool keeps it."""
-        try:
-            async with asyncio.timeout(_STORE_SECONDS):
-                await session.log.settled()
-        except TimeoutError:
-            _log.warning("session %s has ended; the database has not taken its last events", session.key)
 
     @staticmethod
     async def _turn_over(session: Session, instance: Instance, seconds: float) -> None:
@@ -304,3 +295,12 @@ def new_record(
         last_active_at=now,
         position=BEGINNING,
     )
+
+
+async def _stored(session: Session) -> None:
+    """What it did last is in the database, unless that takes nothing: then the spool keeps it."""
+    try:
+        async with asyncio.timeout(_STORE_SECONDS):
+            await session.log.settled()
+    except TimeoutError:
+        _log.warning("session %s has ended; the database has not taken its last events", session.key)

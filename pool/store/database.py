@@ -95,6 +95,8 @@ class Database:
                 _ended, late = await asyncio.wait(self._reads, timeout=_LAST_READS_SECONDS)
                 for read in late:
                     read.cancel()
+                if late:
+                    await asyncio.wait(late, timeout=1)
             await reader.dispose()
 
     def submit(self, work: Work[T]) -> asyncio.Future[T]:
@@ -106,7 +108,7 @@ class Database:
     async def fetch(self, statement: sa.Select[Any]) -> Sequence[sa.RowMapping]:
         """All rows of a select; sees every commit that has returned.
 
-        A caller who is cancelled waits no longer; the read goes on to its end.
+        A caller who is cancelled waits no longer; the read goes on for ten seconds at most.
         """
         if self._reader is None:
             raise StoreUnavailable("the store is not open")
@@ -122,6 +124,8 @@ class Database:
             if read.cancelled() and caller is not None and not caller.cancelling():
                 # it was still under way when the store was closed
                 raise StoreUnavailable("the store is closed") from None
+            given_up = asyncio.get_running_loop().call_later(_LAST_READS_SECONDS, read.cancel)
+            read.add_done_callback(lambda _read: given_up.cancel())
             raise
 
     async def fetch_one(self, statement: sa.Select[Any]) -> sa.RowMapping | None:
