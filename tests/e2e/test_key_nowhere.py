@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import stat
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from aiohttp import web
@@ -21,6 +23,10 @@ from tests.procfs import Process, processes
 # Put together at run time, so that no process has it in its code; the test's own memory is not looked at.
 KEY = "".join(("sk-ant-", "canary-", "8c1f52a7", "e90b"))
 _PIECE = 4 * 1024 * 1024
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_PAGEMAP_ENTRY = 8
+# the uppermost bits of an entry: present, swapped
+_EXISTS = re.compile(b"[\x40-\xff]+")
 
 
 @asynccontextmanager
@@ -58,23 +64,41 @@ def ours(site: Site) -> list[Process]:
 
 def memory(pid: int) -> Iterator[bytes]:
     """What a process has in its memory, mapped files too, in pieces that overlap by the key's length."""
-    with Path(f"/proc/{pid}/maps").open() as maps, Path(f"/proc/{pid}/mem").open("rb", buffering=0) as mem:
+    proc = Path(f"/proc/{pid}")
+    with (
+        (proc / "maps").open() as maps,
+        (proc / "mem").open("rb", buffering=0) as mem,
+        (proc / "pagemap").open("rb") as pagemap,
+    ):
         for line in maps:
             words = line.split()
             start, end = (int(text, 16) for text in words[0].split("-"))
             if "r" not in words[1] or words[-1] in ("[vvar]", "[vsyscall]", "[vvar_vclock]"):
                 continue
-            at = start
-            while at < end:
-                try:
-                    mem.seek(at)
-                    piece = mem.read(min(_PIECE + len(KEY), end - at))
-                except (OSError, ValueError, OverflowError):
-                    break
-                if not piece:
-                    break
-                yield piece
-                at += _PIECE
+            # a CLI reserves gigabytes of which it has never written a page
+            is_file = len(words) > 5 and words[5].startswith("/")
+            for first, last in [(start, end)] if is_file else _existing(pagemap, start, end):
+                yield from _pieces(mem, first, last)
+
+
+def _existing(pagemap: BinaryIO, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """The stretches of a mapping that are in memory or in swap."""
+    pagemap.seek(start // _PAGE * _PAGEMAP_ENTRY)
+    entries = pagemap.read((end - start) // _PAGE * _PAGEMAP_ENTRY)
+    for run in _EXISTS.finditer(entries[_PAGEMAP_ENTRY - 1 :: _PAGEMAP_ENTRY]):
+        yield start + run.start() * _PAGE, start + run.end() * _PAGE
+
+
+def _pieces(mem: BinaryIO, start: int, end: int) -> Iterator[bytes]:
+    for at in range(start, end, _PIECE):
+        try:
+            mem.seek(at)
+            piece = mem.read(min(_PIECE + len(KEY), end - at))
+        except (OSError, ValueError, OverflowError):
+            return
+        if not piece:
+            return
+        yield piece
 
 
 def holds_key(process: Process) -> list[str]:
