@@ -2,11 +2,14 @@
 
 Playwright's loop counts as running in this thread for as long as it is
 started, and pytest-asyncio would stumble over it: everything of it lives for
-one module only.
+one module only. What needs no page needs no browser either: ``core`` is
+evaluated by the JavaScript engine that Playwright brings, which is Chromium's.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import shutil
 import subprocess
@@ -18,9 +21,10 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright._impl._driver import compute_driver_executable
+from playwright.sync_api import Browser, BrowserContext, Error, Page, expect, sync_playwright
 
-from tests.browser.fake_site import PASSWORD
+from tests.browser.fake_site import PASSWORD, WEB
 from tests.browser.steps import Chat
 
 DESKTOP = (1280, 800)
@@ -75,7 +79,7 @@ class Site:
             return bytes(answer.read())
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def site() -> Iterator[Site]:
     """The fake site in a process of its own; it ends with its input."""
     command = [sys.executable, "-m", "tests.browser.fake_site"]
@@ -92,6 +96,38 @@ def site() -> Iterator[Site]:
         process.wait(timeout=10)
 
 
+class Regular:
+    """A signed-in page that the tests of a module take over from each other; each begins a new chat in it."""
+
+    def __init__(self, site: Site, browser: Browser, name: str) -> None:
+        self.complaints: list[str] = []
+        self._visitors = Visitors(browser, site, name, [], self.complaints)
+        self.name = name
+        self._chat: Chat | None = None
+
+    def chat(self) -> Chat:
+        """An empty chat, whatever a test before has left."""
+        if self._chat is not None:
+            with contextlib.suppress(Error, AssertionError):
+                return self._chat.anew()
+            self.close()
+        self._chat = self._visitors.new_chat()
+        return self._chat
+
+    def close(self) -> None:
+        """Leave, with all tabs."""
+        for context in self._visitors.contexts:
+            context.close()
+        self._visitors.contexts.clear()
+        self._chat = None
+
+    def close_tabs(self) -> None:
+        """Leave but one."""
+        for context in self._visitors.contexts:
+            for page in context.pages[1:]:
+                page.close()
+
+
 @dataclass
 class Visitors:
     """Opens pages, and keeps what they complain of."""
@@ -101,6 +137,7 @@ class Visitors:
     name: str
     contexts: list[BrowserContext]
     complaints: list[str]
+    regular: Regular | None = None
 
     def page(
         self, size: tuple[int, int] = DESKTOP, *, phone: bool = False, context: BrowserContext | None = None
@@ -121,7 +158,13 @@ class Visitors:
         )
         return page
 
-    def chat(self, size: tuple[int, int] = DESKTOP, *, phone: bool = False) -> Chat:
+    def chat(self) -> Chat:
+        """An empty chat of a user who is signed in already; ``name`` is theirs."""
+        assert self.regular is not None
+        self.name = self.regular.name
+        return self.regular.chat()
+
+    def new_chat(self, size: tuple[int, int] = DESKTOP, *, phone: bool = False) -> Chat:
         """A page of a user of this test alone, signed in and ready to write."""
         page = self.page(size, phone=phone)
         page.goto(self.site.url)
@@ -142,34 +185,72 @@ class Visitors:
             self.complaints.append(f"console: {text}")
 
 
+@pytest.fixture(scope="module")
+def regular(chromium: Browser, site: Site, request: pytest.FixtureRequest) -> Iterator[Regular]:
+    """The one who is there in every test of a module that does not want a stranger."""
+    found = Regular(
+        site, chromium, f"regular-{request.node.name.removesuffix('.py')[-40:]}".replace("/", "-")
+    )
+    yield found
+    found.close()
+
+
 @pytest.fixture
-def visitors(chromium: Browser, site: Site, request: pytest.FixtureRequest) -> Iterator[Visitors]:
-    """Whoever opens pages in this test; at its end they are closed and must not have complained."""
+def visitors(
+    chromium: Browser, site: Site, regular: Regular, request: pytest.FixtureRequest
+) -> Iterator[Visitors]:
+    """Whoever opens pages in this test; at its end new ones are closed, and none must have complained."""
     name = "".join(letter for letter in request.node.name if letter.isalnum() or letter in "_-")[-60:]
-    found = Visitors(chromium, site, f"u{name}", [], [])
+    regular.complaints.clear()
+    found = Visitors(chromium, site, f"u{name}", [], [], regular)
     yield found
     for context in found.contexts:
         context.close()
-    assert found.complaints == []
+    regular.close_tabs()
+    assert found.complaints + regular.complaints == []
 
 
-@pytest.fixture(scope="module")
-def bare(chromium: Browser, site: Site) -> Iterator[Visitors]:
-    """A page without anything, for all tests of a module that only evaluate."""
-    found = Visitors(chromium, site, "nobody", [], [])
-    found.page().goto(f"{site.url}/_fake/nothing")
-    yield found
-    found.contexts[0].close()
+# Each line is a script; each answer tells its value or its error, and what it complained of.
+_ENGINE = """
+const { pathToFileURL } = require("node:url");
+const load = (path) => import(pathToFileURL(process.argv[1] + "/" + path));
+const AsyncFunction = (async () => {}).constructor;
+let complaints = [];
+console.warn = console.error = (...words) => complaints.push(words.join(" "));
+require("node:readline").createInterface({ input: process.stdin }).on("line", async (line) => {
+  const answer = {};
+  try {
+    answer.value = await new AsyncFunction("load", JSON.parse(line))(load);
+  } catch (error) {
+    answer.error = String(error.stack);
+  }
+  process.stdout.write(JSON.stringify({ ...answer, complaints }) + "\\n");
+  complaints = [];
+});
+"""
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[subprocess.Popen[str]]:
+    """A JavaScript engine without a browser."""
+    node, _ = compute_driver_executable()
+    command = [node, "--disable-warning=MODULE_TYPELESS_PACKAGE_JSON", "-e", _ENGINE, str(WEB)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield process
 
 
 @pytest.fixture
-def core(bare: Visitors) -> Iterator[Callable[[str], object]]:
-    """Evaluate JavaScript in a bare page; ``load("core/x.js")`` gives a module of the web UI."""
-    (page,) = bare.contexts[0].pages
-    bare.complaints.clear()
+def core(engine: subprocess.Popen[str]) -> Callable[[str], object]:
+    """Evaluate JavaScript; ``load("core/x.js")`` gives a module of the web UI. It may not complain."""
 
     def evaluate(script: str) -> object:
-        return page.evaluate(f"async () => {{ const load = (p) => import('/' + p); {script} }}")
+        assert engine.stdin is not None
+        assert engine.stdout is not None
+        engine.stdin.write(json.dumps(script) + "\n")
+        engine.stdin.flush()
+        answer = json.loads(engine.stdout.readline())
+        assert "error" not in answer, answer["error"]
+        assert answer["complaints"] == []
+        return answer.get("value")
 
-    yield evaluate
-    assert bare.complaints == []
+    return evaluate

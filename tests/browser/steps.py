@@ -23,6 +23,18 @@ class Chat:
         expect(self.page.get_by_text("Loading…")).to_have_count(0)
         return self
 
+    def anew(self) -> Self:
+        """Begin a new chat. An empty one is as good as a new one."""
+        before = self.page.url
+        is_empty = self.at("message").count() == 0 and self.at("pending").count() == 0
+        self.at("session-new").click(timeout=3_000)
+        if not is_empty:
+            expect(self.page).not_to_have_url(before)
+        expect(self.at("message")).to_have_count(0)
+        expect(self.at("permission-card")).to_have_count(0)
+        self.at("composer").fill("")
+        return self.ready()
+
     def send(self, words: str) -> Self:
         """Write a message and send it."""
         self.at("composer").fill(words)

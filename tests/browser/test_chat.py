@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from playwright.sync_api import expect
 
@@ -148,14 +150,19 @@ def test_markdown_is_drawn_and_code_can_be_copied(visitors: Visitors) -> None:
     assert copied.startswith("def parse(lines: list[str])")
 
 
-def test_text_of_a_model_is_inert(visitors: Visitors) -> None:
-    chat = visitors.chat()
+@pytest.mark.parametrize(
+    "texts", [("\n\n".join(INERT),), pytest.param(INERT, marks=pytest.mark.acceptance)], ids=["one", "each"]
+)
+def test_text_of_a_model_is_inert(visitors: Visitors, texts: Sequence[str]) -> None:
+    chat = visitors.new_chat()
     asked: list[str] = []
     chat.page.on("request", lambda request: asked.append(request.url))
-    for text in INERT:
+    for text in texts:
         chat.ask(f"verbatim {text}")
     assert chat.page.evaluate("window.pwned") is None
     prose = chat.answers.locator(".prose")
+    # the last of them, and by that the others
+    expect(prose.last).to_contain_text("<img src=x onerror=window.pwned=1>")
     assert prose.locator("script, img, iframe, svg:not(.icon), style, object").count() == 0
     for href in prose.locator("a").evaluate_all("links => links.map((link) => link.getAttribute('href'))"):
         assert href.startswith(("https://good.example/", "https://evil.example/")), href
@@ -166,7 +173,7 @@ def test_text_of_a_model_is_inert(visitors: Visitors) -> None:
 
 @pytest.mark.acceptance
 def test_sessions_are_listed_opened_renamed_and_archived(visitors: Visitors, site: Site) -> None:
-    chat = visitors.chat().ask("the first chat")
+    chat = visitors.new_chat().ask("the first chat")
     first = chat.page.url
     chat.at("session-new").click()
     expect(chat.at("message")).to_have_count(0)
@@ -201,7 +208,7 @@ def test_two_tabs_show_the_same(visitors: Visitors) -> None:
 
 @pytest.mark.acceptance
 def test_drafts_are_kept_for_each_session(visitors: Visitors) -> None:
-    chat = visitors.chat().ask("one")
+    chat = visitors.new_chat().ask("one")
     chat.at("composer").fill("draft of the first")
     chat.at("session-new").click()
     expect(chat.at("composer")).to_have_value("")
@@ -219,7 +226,7 @@ def test_what_the_server_is_short_of_is_shown(visitors: Visitors) -> None:
 
 @pytest.mark.acceptance
 def test_mode_and_model_are_chosen_and_seen_by_the_other_tab(visitors: Visitors) -> None:
-    one = visitors.chat()
+    one = visitors.new_chat()
     other = visitors.second_tab(one)
     one.at("mode-select").select_option("plan")
     expect(other.at("mode-select")).to_have_value("plan")

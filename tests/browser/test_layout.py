@@ -14,7 +14,7 @@ LONG = "verbatim " + "unbroken" * 60 + " https://example.org/" + "path/" * 60
 
 @pytest.mark.parametrize("size", [PHONE, pytest.param((320, 568), marks=pytest.mark.acceptance)])
 def test_a_phone_has_no_sideways_scroll(visitors: Visitors, size: tuple[int, int]) -> None:
-    chat = visitors.chat(size, phone=True)
+    chat = visitors.new_chat(size, phone=True)
     for words in ("markdown", "tools", "todo", LONG):
         chat.ask(words)
     assert chat.scroll_width() <= size[0]
@@ -32,7 +32,7 @@ def test_a_phone_has_no_sideways_scroll(visitors: Visitors, size: tuple[int, int
 
 @pytest.mark.acceptance
 def test_targets_on_a_phone_are_large_enough(visitors: Visitors) -> None:
-    chat = visitors.chat(PHONE, phone=True).send("ask").settle()
+    chat = visitors.new_chat(PHONE, phone=True).send("ask").settle()
     small = chat.page.evaluate(
         """() => [...document.querySelectorAll("button, select, summary, textarea, a.session-link")]
             .filter((node) => node.checkVisibility({visibilityProperty: true}) && node.className !== "skip")
@@ -44,7 +44,7 @@ def test_targets_on_a_phone_are_large_enough(visitors: Visitors) -> None:
 
 @pytest.mark.acceptance
 def test_the_list_is_a_drawer_on_a_phone(visitors: Visitors) -> None:
-    chat = visitors.chat(PHONE, phone=True).ask("hello")
+    chat = visitors.new_chat(PHONE, phone=True).ask("hello")
     expect(chat.at("session-new")).not_to_be_visible()
     chat.at("menu").tap()
     expect(chat.at("session-new")).to_be_focused()
@@ -55,7 +55,7 @@ def test_the_list_is_a_drawer_on_a_phone(visitors: Visitors) -> None:
 
 @pytest.mark.acceptance
 def test_enter_is_a_new_line_on_a_phone(visitors: Visitors) -> None:
-    chat = visitors.chat(PHONE, phone=True)
+    chat = visitors.new_chat(PHONE, phone=True)
     chat.at("composer").press_sequentially("one")
     chat.at("composer").press("Enter")
     expect(chat.at("composer")).to_have_value("one\n")
@@ -110,6 +110,7 @@ def test_text_has_contrast(visitors: Visitors, scheme: str) -> None:
         ("text", "accent-soft"), ("error", "surface"),
     ]  # fmt: skip
     ratios = chat.page.evaluate(_CONTRAST, pairs)
+    chat.page.emulate_media(color_scheme="null")
     assert {name: ratio for name, ratio in ratios.items() if ratio < 4.5} == {}
 
 

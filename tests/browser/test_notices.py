@@ -21,7 +21,7 @@ NOTICE = {
 
 
 def test_a_limit_that_is_near_is_shown_until_it_is_dismissed(visitors: Visitors) -> None:
-    chat = visitors.chat()
+    chat = visitors.new_chat()
     banner = chat.at("banner-notice-quota_warning-usd_per_day-lab-1773619200")
     expect(banner).to_have_count(0)
     visitors.site.fake("notice", user=visitors.name, body=json.dumps(NOTICE))

@@ -45,7 +45,7 @@ def test_a_used_link_is_told(visitors: Visitors, site: Site) -> None:
 
 @pytest.mark.acceptance
 def test_signing_out_in_one_tab_signs_out_the_other(visitors: Visitors) -> None:
-    one = visitors.chat()
+    one = visitors.new_chat()
     other = visitors.second_tab(one)
     one.at("composer").fill("a draft that nobody else should find")
     one.at("sign-out").click()
@@ -55,7 +55,7 @@ def test_signing_out_in_one_tab_signs_out_the_other(visitors: Visitors) -> None:
 
 
 def test_a_session_that_ended_asks_to_sign_in_and_keeps_the_draft(visitors: Visitors, site: Site) -> None:
-    chat = visitors.chat()
+    chat = visitors.new_chat()
     chat.ask("hello")
     chat.at("composer").fill("not sent yet")
     site.fake("close", code=4401, user=visitors.name)

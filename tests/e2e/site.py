@@ -18,6 +18,7 @@ from typing import Any
 
 import aiohttp
 
+from tests import known_clis
 from tests.forking import Forked, forker
 from tests.waiting import eventually
 
@@ -90,6 +91,8 @@ class Site:
         """Start the server; returns when it says that it listens."""
         if self._uid is not None:
             os.chown(self._directory, self._uid, self._uid)
+        else:
+            known_clis.tell(self.data)
         words = ("serve", "--port", str(self.port), "--data", str(self.data))
         environment = self.environment(**more)
         with self.output.open("ab") as log:
@@ -135,6 +138,7 @@ class Site:
         if process is None or process.stdout is None:
             return 0
         self._process = None
+        known_clis.learn(self.data)
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(number)
         async with asyncio.timeout(60):

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests import known_clis
 from tests.forking import Forked, forker
 
 _START_SECONDS = 120.0
@@ -82,6 +83,7 @@ async def serving(data: Path, *options: str, **more: str) -> AsyncIterator[Serve
                     break
         assert url, _log(data).read_text()
         yield ServerProcess(process, data, url, code)
+        known_clis.learn(data)
     finally:
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
@@ -97,6 +99,7 @@ async def _started(
 ) -> asyncio.subprocess.Process | Forked:
     with _log(data).open("ab") as log:
         if (forked := forker()) is not None:
+            known_clis.tell(data)
             return await forked.start((*words, "--data", str(data)), env, log.fileno())
         return await asyncio.create_subprocess_exec(
             *arguments(data, *words), stdout=asyncio.subprocess.PIPE, stderr=log, env=env
