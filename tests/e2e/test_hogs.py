@@ -97,6 +97,8 @@ async def asking_all_the_time(other: Client) -> AsyncIterator[list[int]]:
             ending = await other.ended(await other.send("say still here"), 30)
             assert ending["state"] == "succeeded", ending
             count += 1
+            # a busy person, and no load of their own
+            await asyncio.sleep(0.1)
         return count
 
     task = asyncio.create_task(ask(), name="other")

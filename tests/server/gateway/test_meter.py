@@ -29,7 +29,7 @@ def read(pieces: list[bytes], kind: str = "text/event-stream; charset=utf-8", en
     return reading
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(deadline=None)
 @given(TOKENS, WORDS, PLACES, st.sampled_from(["\n", "\r\n", "\r"]))
 def test_a_completed_stream_is_counted_exactly(
     tokens: Tokens, words: list[str], places: list[int], end: str
@@ -39,7 +39,7 @@ def test_a_completed_stream_is_counted_exactly(
     assert not reading.is_unreadable
 
 
-@settings(max_examples=300, deadline=None)
+@settings(deadline=None)
 @given(TOKENS, WORDS, PLACES, st.integers(0, 10_000))
 def test_a_cut_stream_is_counted_as_far_as_the_wire_told(
     tokens: Tokens, words: list[str], places: list[int], cut: int
