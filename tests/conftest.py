@@ -15,9 +15,11 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from pool.launch import local
 from tests import waiting
 from tests.fakes.fake_claude import build
-from tests.forking import Forker
+from tests.forking import KEEPER, Forker
+from tests.forking_keepers import start_keeper
 from tests.leaks import Watch
 
 # The suite gives the same verdict each time; ``make fuzz`` looks for what nobody has thought of.
@@ -125,6 +127,21 @@ def forker(private_temp: Path) -> Iterator[Forker]:
 def forked_servers(forker: Forker) -> Iterator[None]:
     """``claude-pool`` is forked off, not started from the file; ``tests/forking.py`` says what that is."""
     with forker.in_use():
+        yield
+
+
+@pytest.fixture(scope="session")
+def keeper_forker(private_temp: Path) -> Iterator[Forker]:
+    """An interpreter that has the keeper imported; nothing is forked off it but on request."""
+    with Forker(KEEPER) as made:
+        yield made
+
+
+@pytest.fixture
+def forked_keepers(keeper_forker: Forker, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Keepers of the usual program are forked off; ``tests/forking.py`` says what that is."""
+    monkeypatch.setattr(local, "start_keeper", start_keeper)
+    with keeper_forker.in_use():
         yield
 
 

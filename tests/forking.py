@@ -1,13 +1,14 @@
-"""``claude-pool`` as a process without its imports: forked off an interpreter that has them already.
+"""``claude-pool`` or a keeper as a process without its imports: forked off an interpreter that has them.
 
-Most of what a short run of the program costs is the import of its modules.
+Most of what a short run of such a program costs is the import of its modules.
 A ``Forker`` is a process that has imported them and has done nothing else; each
-``claude-pool`` is forked off it, gets its arguments, environment, directory and
+process is forked off it, gets its arguments, environment, directory and
 descriptors, and runs the program's own ``main`` to the end of the interpreter.
 What it starts itself is started as ever. Only ``/proc`` tells it from a start
-from the file: its ``cmdline`` and ``environ`` are the forker's, and what the
-interpreter reads before ``main`` (``PYTHONWARNINGS``) has no effect. A test whose
-subject is one of these starts the program itself.
+from the file: its ``environ`` is the forker's, what follows its words in
+``cmdline`` is empty, and what the interpreter reads before ``main``
+(``PYTHONWARNINGS``) has no effect. A test whose subject is one of these starts
+the program itself.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from __future__ import annotations
 import array
 import asyncio
 import contextlib
+import ctypes
 import gc
 import importlib
 import json
 import os
+import select
 import selectors
 import signal
 import socket
@@ -31,33 +34,41 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-# all that a server or a command imports on its way
-_MODULES = ("server.cli", "server.launching", "server.offline", "server.doctor", "rich.table")
+SERVER, KEEPER = "server", "pool.keeper"
+# all that a program imports on its way
+_MODULES = {
+    SERVER: ("server.cli", "server.launching", "server.offline", "server.doctor", "rich.table"),
+    KEEPER: ("pool.keeper.__main__",),
+}
 _ROOT = Path(__file__).parents[1]
 _MESSAGE_BYTES = 1 << 17
 _DESCRIPTORS = 4
-_made: Forker | None = None
-_in_use = False
+# room for the words of what is forked, in the forker's own command line
+_ROOM = "-" * 3000
+_ARG_START, _ARG_END = 45, 46
+_made: list[Forker] = []
+_in_use: list[Forker] = []
 
 
-def forker() -> Forker | None:
-    """What to fork ``claude-pool`` off; None when it is to be started from the file."""
-    return _made if _in_use else None
+def forker(program: str = SERVER) -> Forker | None:
+    """What to fork the program off; None when it is to be started from the file."""
+    return next((one for one in _in_use if one.program == program), None)
 
 
-def forker_pid() -> int | None:
-    """The parent of everything that this process has had forked."""
-    return _made.pid if _made is not None else None
+def forker_pids() -> set[int]:
+    """The parents of everything that this process has had forked."""
+    return {one.pid for one in _made}
 
 
 class Forker:
     """Our end: a process that forks, until the end of the block. What it has forked lives on."""
 
-    def __init__(self) -> None:
+    def __init__(self, program: str = SERVER) -> None:
+        self.program = program
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.forking", str(theirs.fileno())],
+                [sys.executable, "-m", "tests.forking", program, str(theirs.fileno()), _ROOM],
                 cwd=_ROOT,
                 env={name: text for name, text in os.environ.items() if not name.startswith("PYTHONDONTW")},
                 stdin=subprocess.DEVNULL,
@@ -65,6 +76,8 @@ class Forker:
                 pass_fds=[theirs.fileno()],
             )
         self._socket = ours
+        # pools start their keepers in threads
+        self._lock = threading.Lock()
         assert ours.recv(16) == b"ready", "the forker did not come up"
 
     @property
@@ -73,38 +86,43 @@ class Forker:
         return self._process.pid
 
     def __enter__(self) -> Self:
-        global _made
-        _made = self
+        _made.append(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        global _made
-        _made = None
+        _made.remove(self)
         self._socket.close()
         self._process.wait(10)
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Until the end of the block ``claude-pool`` is forked."""
-        global _in_use
-        _in_use = True
+        """Until the end of the block the program is forked."""
+        _in_use.append(self)
         try:
             yield
         finally:
-            _in_use = False
+            _in_use.remove(self)
 
-    def fork(self, words: Sequence[str], env: Mapping[str, str], descriptors: Sequence[int]) -> Forked:
-        """A ``claude-pool`` with these words, and with the descriptors as its standard ones."""
-        request = {"words": list(words), "env": dict(env), "cwd": str(Path.cwd())}
+    def fork(
+        self,
+        words: Sequence[str],
+        env: Mapping[str, str],
+        descriptors: Sequence[int],
+        cwd: Path | None = None,
+    ) -> Forked:
+        """A process with these words, and with the descriptors as its standard ones."""
+        request = {"words": list(words), "env": dict(env), "cwd": str(cwd or Path.cwd())}
         told, status = os.pipe()
         try:
             rights = array.array("i", [*descriptors, status]).tobytes()
-            self._socket.sendmsg(
-                [json.dumps(request).encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)]
-            )
+            with self._lock:
+                self._socket.sendmsg(
+                    [json.dumps(request).encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)]
+                )
+                pid = int(self._socket.recv(16))
         finally:
             os.close(status)
-        return Forked(int(self._socket.recv(16)), told)
+        return Forked(pid, told)
 
     async def start(self, words: Sequence[str], env: Mapping[str, str], errors: int) -> Forked:
         """One whose standard output is ``stdout``; it has no input."""
@@ -119,14 +137,14 @@ class Forker:
         return forked
 
     def run(
-        self, words: Sequence[str], env: Mapping[str, str], text: str, seconds: float
+        self, words: Sequence[str], env: Mapping[str, str], text: str, seconds: float, cwd: Path | None = None
     ) -> subprocess.CompletedProcess[str]:
         """One to its end, as ``subprocess.run`` gives it. Raises ``TimeoutExpired`` and kills it then."""
         with contextlib.ExitStack() as stack:
             files = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(3)]
             files[0].write(text.encode())
             files[0].seek(0)
-            forked = self.fork(words, env, [file.fileno() for file in files])
+            forked = self.fork(words, env, [file.fileno() for file in files], cwd)
             returncode = forked.wait_sync(seconds)
             for file in files:
                 file.seek(0)
@@ -155,6 +173,17 @@ class Forked:
         if self.returncode is not None:
             raise ProcessLookupError
         os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """SIGKILL; nothing when its end is known."""
+        if self.poll() is None:
+            self.send_signal(signal.SIGKILL)
+
+    def poll(self) -> int | None:
+        """Its exit code if it has ended."""
+        if self.returncode is None and select.select([self._told], [], [], 0)[0]:
+            self._ended()
+        return self.returncode
 
     def terminate(self) -> None:
         """SIGTERM."""
@@ -194,8 +223,8 @@ class Forked:
         return self.returncode
 
 
-def _import_all() -> None:
-    for name in _MODULES:
+def _import_all(program: str) -> None:
+    for name in _MODULES[program]:
         importlib.import_module(name)
     assert threading.active_count() == 1, "a thread would be missing in what is forked"
     gc.collect()
@@ -244,29 +273,44 @@ def _take(standard: Sequence[int], others: Sequence[int]) -> None:
         os.close(descriptor)
 
 
-def _become(request: dict[str, Any]) -> None:
-    """Be the process that was asked for, to its end."""
-    from server.cli import main
-
+def _become(program: str, request: dict[str, Any]) -> int:
+    """Be the process that was asked for, to its end; its exit code."""
     os.environ.clear()
     os.environ.update(request["env"])
     os.chdir(request["cwd"])
-    words = ["-m", "server", *request["words"]]
-    sys.orig_argv[:] = [sys.executable, *words]
+    isolated = ["-I"] if program == KEEPER else []
+    words = ["-m", program, *request["words"]]
+    sys.orig_argv[:] = [sys.executable, *isolated, *words]
     sys.argv[:] = words[1:]
+    _show(sys.orig_argv)
+    if program == KEEPER:
+        from pool.keeper.__main__ import main as keeper
+
+        return keeper()
+    from server.cli import main
+
     main(prog_name="claude-pool")
+    return 0
 
 
-def _program() -> None:
-    control = socket.socket(fileno=int(sys.argv[1]))
+def _show(words: Sequence[str]) -> None:
+    """Have ``/proc`` tell these words as the command line, over the forker's own."""
+    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    start, end = int(fields[_ARG_START]), int(fields[_ARG_END])
+    text = b"\0".join(os.fsencode(word) for word in words)[: end - start - 1]
+    ctypes.memmove(start, text.ljust(end - start, b"\0"), end - start)
+
+
+def _program() -> int:
+    program = sys.argv[1]
+    control = socket.socket(fileno=int(sys.argv[2]))
     control.set_inheritable(False)
-    _import_all()
+    _import_all(program)
     control.send(b"ready")
     request = _serve(control)
     control.close()
-    if request is not None:
-        _become(request)
+    return 0 if request is None else _become(program, request)
 
 
 if __name__ == "__main__":
-    _program()
+    sys.exit(_program())

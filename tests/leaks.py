@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-from tests.forking import forker_pid
+from tests.forking import forker_pids
 from tests.procfs import MARKER, Process, is_alive, pids, processes
 
 TEST_MARKER = "CLAUDE_POOL_TEST"
@@ -66,7 +66,7 @@ class Watch:
         """Processes that began since and belong to this test, zombies of ours included."""
         signs = [f"{TEST_MARKER}={self.marker}", *directories]
         new = {process.pid: process for process in processes(pids() - self._pids)}
-        parents = {os.getpid(), forker_pid()}
+        parents = {os.getpid(), *forker_pids()}
         ours = {pid for pid, process in new.items() if _shows(process, signs) or process.ppid in parents}
         grown = True
         while grown:

@@ -13,7 +13,9 @@ import pytest
 from tests import leaks
 from tests.forking import Forker
 from tests.forking import forker as in_use
+from tests.procfs import Process, processes
 from tests.server.server_process import environment
+from tests.waiting import eventually_sync
 
 
 def from_the_file(words: tuple[str, ...]) -> tuple[int, str, str]:
@@ -63,6 +65,29 @@ def test_one_that_is_left_behind_is_found_and_killed(forker: Forker, monkeypatch
     assert any(f"pid {forked.pid} " in leak for leak in watch.leaks())
     os.close(writer)
     assert forked.wait_sync(30) == -signal.SIGKILL
+
+
+def test_a_keeper_has_its_own_command_line(keeper_forker: Forker, short_dir: Path) -> None:
+    words = [
+        *("--data", str(short_dir / "data"), "--runtime", str(short_dir / "run")),
+        *("--lease", "60", "--spool-max", "1000000", "--segment", "1000000"),
+    ]
+    nothing = os.open(os.devnull, os.O_RDWR)
+    keeper = keeper_forker.fork(words, {}, [nothing] * 3, Path("/"))
+    os.close(nothing)
+    shown = [sys.executable, "-I", "-m", "pool.keeper", *words]
+    eventually_sync(lambda: [word for word in process_of(keeper.pid).argv if word] == shown)
+    log = short_dir / "data" / "keeper" / "keeper.log"
+    eventually_sync(lambda: log.exists() and "keeper_listens" in log.read_text())
+    assert keeper.poll() is None
+    keeper.terminate()
+    assert keeper.wait_sync(30) == 0
+    assert keeper.poll() == 0
+
+
+def process_of(pid: int) -> Process:
+    (process,) = processes({pid})
+    return process
 
 
 def test_only_who_asks_for_it_forks(forker: Forker) -> None:

@@ -77,7 +77,7 @@ def pool_config(short_dir: Path, fake_claude: Path) -> Callable[..., PoolConfig]
 
 
 @pytest.fixture
-async def make_pool(pool_config: Callable[..., PoolConfig]) -> AsyncIterator[MakePool]:
+async def make_pool(pool_config: Callable[..., PoolConfig], forked_keepers: None) -> AsyncIterator[MakePool]:
     """``await make_pool(**settings)`` gives a started pool; all are shut down at the end."""
     pools: list[ClaudeInstancePool] = []
 

@@ -12,7 +12,7 @@ from tests.pool.keeper.rig import Rig
 
 
 @pytest.fixture
-async def rig(short_dir: Path) -> AsyncIterator[Rig]:
+async def rig(short_dir: Path, forked_keepers: None) -> AsyncIterator[Rig]:
     """A data directory and the keepers on it; all of them are gone afterwards."""
     rig = Rig(short_dir)
     yield rig

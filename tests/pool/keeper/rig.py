@@ -16,11 +16,15 @@ from typing import Any
 
 from pool.keeper.client import Attached, KeeperClient
 from pool.keeper.procfs import SITE_MARKER, site_of
+from tests.forking import KEEPER, Forked, forker
 from tests.procfs import is_alive, marked_processes
 from tests.waiting import eventually
 
 BWRAP = shutil.which("bwrap")
 PYTHON = os.path.realpath(sys.executable)
+
+Keeper = subprocess.Popen[bytes] | Forked
+_PROGRAM = ("-m", "pool.keeper")
 
 _SANDBOX = (
     *("--unshare-user", "--unshare-pid", "--die-with-parent", "--new-session"),
@@ -86,10 +90,10 @@ class Rig:
     def __init__(self, base: Path) -> None:
         self.data = base / "d"
         self.runtime = base / "r"
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Keeper | None = None
         self.lost: list[int | None] = []
         self.events: list[Mapping[str, Any]] = []
-        self._processes: list[subprocess.Popen[bytes]] = []
+        self._processes: list[Keeper] = []
         self._clients: list[KeeperClient] = []
 
     async def keeper(
@@ -100,20 +104,27 @@ class Rig:
         segment: int = 64 * 1024 * 1024,
         gateway: Sequence[str] | None = None,
         env: Mapping[str, str] | None = None,
-        program: Sequence[str] = ("-m", "pool.keeper"),
+        program: Sequence[str] = _PROGRAM,
         more: Sequence[str] = (),
         under: Sequence[str] = (),
-    ) -> subprocess.Popen[bytes]:
+    ) -> Keeper:
         """Start a keeper in the foreground, ``under`` another command, and wait until it listens."""
         options = ["--data", str(self.data), "--runtime", str(self.runtime), "--lease", str(lease)]
         options += ["--spool-max", str(spool_max), "--segment", str(segment), *more]
         if gateway is not None:
             options += ["--gateway-command", json.dumps(list(gateway))]
-        process = subprocess.Popen(  # noqa: ASYNC220 - a test that waits for nothing else
-            [*under, sys.executable, "-I", *program, *options],
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, **(env or {})},
-        )
+        keepers = forker(KEEPER) if env is None and program == _PROGRAM and not under else None
+        process: Keeper
+        if keepers is not None:
+            nothing = os.open(os.devnull, os.O_RDONLY)
+            process = keepers.fork(options, os.environ, [nothing, 1, 2])
+            os.close(nothing)
+        else:
+            process = subprocess.Popen(  # noqa: ASYNC220 - a test that waits for nothing else
+                [*under, sys.executable, "-I", *program, *options],
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, **(env or {})},
+            )
         self._processes.append(process)
         self.process = process
         await eventually(
@@ -153,7 +164,8 @@ class Rig:
         process = self.process
         assert process is not None
         await eventually(lambda: process.poll() is not None, seconds, what="keeper's exit")
-        return int(process.returncode)
+        assert process.returncode is not None
+        return process.returncode
 
     async def close(self) -> None:
         """End everything that is left; nothing of the instances may survive a keeper's end."""
@@ -166,7 +178,7 @@ class Rig:
             finally:
                 if process.poll() is None:
                     process.kill()
-                    process.wait()
+                    await eventually(partial(_has_ended, process), 20)
 
     def _log_of(self, pid: int) -> bytes:
         try:
@@ -176,7 +188,7 @@ class Rig:
         return b"\n".join(line for line in lines if f'"pid": {pid},'.encode() in line)
 
 
-def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+def _has_ended(process: Keeper) -> bool:
     """Has it? If not, ask it to leave; the second time it does so at once."""
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)

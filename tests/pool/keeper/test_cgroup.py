@@ -137,8 +137,8 @@ async def test_after_a_kill_of_the_keeper_the_next_one_ends_what_is_in_its_group
 
 
 async def test_a_directory_that_is_no_group_is_refused(rig: Rig, short_dir: Path) -> None:
-    process = await rig.keeper(more=["--cgroup", str(short_dir / "plain")])
-    assert process.wait() == 1
+    await rig.keeper(more=["--cgroup", str(short_dir / "plain")])
+    assert await rig.wait() == 1
     assert "no group of the second version" in rig.log()
 
 

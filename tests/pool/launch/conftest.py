@@ -35,7 +35,9 @@ def script_cli(short_dir: Path) -> Path:
 
 
 @pytest.fixture
-async def stand_of(short_dir: Path, script_cli: Path) -> AsyncIterator[Callable[..., Stand]]:
+async def stand_of(
+    short_dir: Path, script_cli: Path, forked_keepers: None
+) -> AsyncIterator[Callable[..., Stand]]:
     """Makes launchers on one data directory; all are closed and their keepers ended at the end."""
     async with AsyncExitStack() as stack:
 
