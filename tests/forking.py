@@ -219,7 +219,7 @@ class Forked:
             told = os.read(self._told, 16)
             os.close(self._told)
             assert told, "the forker is gone"
-            self.returncode = os.waitstatus_to_exitcode(int(told))
+            self.returncode = int(told)
         return self.returncode
 
 
@@ -261,8 +261,13 @@ def _serve(control: socket.socket) -> dict[str, Any] | None:
 
 def _tell_end(watch: int, pid: int, status: int) -> None:
     os.close(watch)
-    with open(status, "wb") as told, contextlib.suppress(BrokenPipeError):
-        told.write(str(os.waitpid(pid, 0)[1]).encode())
+    # told first: until then the pid is nobody else's, so that a signal can meet nobody else
+    ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    assert ended is not None
+    code = ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+    with contextlib.suppress(BrokenPipeError), open(status, "wb") as told:
+        told.write(str(code).encode())
+    os.waitpid(pid, 0)
 
 
 def _take(standard: Sequence[int], others: Sequence[int]) -> None:

@@ -54,9 +54,9 @@ async def test_no_byte_is_lost_or_repeated_over_kills_of_the_server(
 ) -> None:
     await rig.keeper(segment=50_000)
     client = await rig.client(1)
-    await start(client, wrapper, "counter", python(COUNTER, "20000", "0.005"))
+    await start(client, wrapper, "counter", python(COUNTER, "12000", "0.005"))
     client.close()
-    expected, received = counted(20000), short_dir / "received"
+    expected, received = counted(12000), short_dir / "received"
     chance = random.Random(7)
     for epoch in range(2, 40):
         server = attacher(rig, epoch, "counter", received)

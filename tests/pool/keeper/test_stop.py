@@ -85,8 +85,22 @@ time.sleep(600)
 """
 
 
-@pytest.mark.parametrize("program", [SETSID, DOUBLE_FORK, NO_ENVIRONMENT, DEAF, STOPPED, DEEP])
-@pytest.mark.parametrize("graces", [[0.2, 0.2, 10], [0, 0, 10]])
+PROGRAMS = (SETSID, DOUBLE_FORK, NO_ENVIRONMENT, DEAF, STOPPED, DEEP)
+IN_STEPS, AT_ONCE = [0.2, 0.2, 10], [0, 0, 10]
+
+
+@pytest.mark.parametrize(
+    ("program", "graces"),
+    [
+        *((program, IN_STEPS) for program in PROGRAMS),
+        # a sample: what KILL has to end is the same tree
+        *((program, AT_ONCE) for program in (DOUBLE_FORK, DEEP)),
+        *(
+            pytest.param(program, AT_ONCE, marks=pytest.mark.acceptance)
+            for program in (SETSID, NO_ENVIRONMENT, DEAF, STOPPED)
+        ),
+    ],
+)
 async def test_nothing_of_a_tree_is_left(rig: Rig, wrapper: str, program: str, graces: list[float]) -> None:
     await rig.keeper()
     assert rig.process is not None
@@ -132,26 +146,24 @@ time.sleep(600)
     assert collector.data == b"up\ngoodbye\n"
 
 
-@pytest.mark.parametrize(
-    ("end", "expected"),
-    [
-        ("sys.exit(0)", (0, None)),
-        ("sys.exit(7)", (7, None)),
-        ("os.kill(os.getpid(), signal.SIGKILL)", (None, "SIGKILL")),
-        ("os.kill(os.getpid(), signal.SIGSEGV)", (None, "SIGSEGV")),
-        ("os.kill(os.getpid(), signal.SIGTERM)", (None, "SIGTERM")),
-        ("os._exit(143)", (None, "SIGTERM")),
-    ],
-)
-async def test_the_exit_is_told_as_it_was(
-    rig: Rig, wrapper: str, end: str, expected: tuple[int | None, str | None]
-) -> None:
+EXITS: dict[str, tuple[int | None, str | None]] = {
+    "sys.exit(0)": (0, None),
+    "sys.exit(7)": (7, None),
+    "os.kill(os.getpid(), signal.SIGKILL)": (None, "SIGKILL"),
+    "os.kill(os.getpid(), signal.SIGSEGV)": (None, "SIGSEGV"),
+    "os.kill(os.getpid(), signal.SIGTERM)": (None, "SIGTERM"),
+    "os._exit(143)": (None, "SIGTERM"),
+}
+
+
+async def test_the_exit_is_told_as_it_was(rig: Rig, wrapper: str) -> None:
     await rig.keeper()
     client = await rig.client()
-    program = f"import os, signal, sys\nsys.stdin.readline()\n{end}"
-    attached, collector = await start(client, wrapper, "ending", python(program))
-    await client.write(attached.handle, b'{"type":"keep_alive"}')
-    assert (await collector.exit())[:2] == expected
+    for number, (end, expected) in enumerate(EXITS.items()):
+        program = f"import os, signal, sys\nsys.stdin.readline()\n{end}"
+        attached, collector = await start(client, wrapper, f"ending-{number}", python(program))
+        await client.write(attached.handle, b'{"type":"keep_alive"}')
+        assert (await collector.exit())[:2] == expected, end
 
 
 async def test_the_identity_is_of_the_cli_and_not_of_its_wrapper(rig: Rig, wrapper: str) -> None:
@@ -284,7 +296,7 @@ async def test_a_life_too_short_to_be_seen_is_told_all_the_same(
 ) -> None:
     await rig.keeper()
     client = await rig.client()
-    for index in range(20):
+    for index in range(10):
         _, collector = await start(client, wrapper, f"short-{index}", command)
         assert await collector.exit() == (code, None, "")
         assert bytes(collector.data) == (b"so short\n" if code == 0 else b"")

@@ -170,11 +170,11 @@ async def test_a_ladder_goes_on_from_its_rung_and_who_asked_for_the_stop_is_answ
 async def test_an_exit_and_signals_that_come_meanwhile_are_not_missed(rig: Rig, wrapper: str) -> None:
     await rig.keeper()
     client = await rig.client()
-    starts = [await start(client, wrapper, f"i{index}", python(SLEEPER)) for index in range(8)]
-    for attached, collector in starts:
+    starts = [await start(client, wrapper, f"i{index}", python(SLEEPER)) for index in range(5)]
+    for moment, (attached, collector) in enumerate(starts):
         await collector.line_count(1)
         upgrading = asyncio.create_task(upgrade(client))
-        await asyncio.sleep(0.03 * len(starts))
+        await asyncio.sleep(0.06 * moment)
         os.kill(attached.facts["identity"]["pid"], signal.SIGKILL)
         await upgrading
         assert (await collector.exit())[1] == "SIGKILL"

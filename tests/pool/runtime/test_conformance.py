@@ -60,7 +60,7 @@ async def say(pool: ClaudeInstancePool, text: str, message_id: str, **more: Any)
 
 
 @pytest.mark.real_cli
-@pytest.mark.parametrize("mode", ["none", "auto"])
+@pytest.mark.parametrize("mode", [pytest.param("none", marks=pytest.mark.acceptance), "auto"])
 async def test_the_real_cli_does_everything_that_we_rely_on(
     make_pool: MakePool, pool_config: Callable[..., PoolConfig], real_cli: Path, mode: str
 ) -> None:
