@@ -95,9 +95,9 @@ def process_tree(pid: int, *, root: bool = True) -> list[Process]:
     return tree
 
 
-def marked_processes(instance_id: str) -> list[Process]:
-    """Every living process of an instance, known by the marker in its environment."""
-    return [p for p in processes() if not p.is_zombie and p.environ.get(MARKER) == instance_id]
+def marked_processes(*instance_ids: str) -> list[Process]:
+    """Every living process of the instances, known by the marker in its environment."""
+    return [p for p in processes() if not p.is_zombie and p.environ.get(MARKER) in instance_ids]
 
 
 def is_alive(pid: int) -> bool:

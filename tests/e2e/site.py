@@ -19,7 +19,7 @@ from typing import Any
 import aiohttp
 
 from tests import known_clis
-from tests.forking import Forked, forker
+from tests.forking import Forked, Forker, forker
 from tests.waiting import eventually
 
 OUTCOMES = ("succeeded", "failed", "interrupted", "lost", "withdrawn")
@@ -59,7 +59,6 @@ class Site:
         self.python = sys.executable
         if run_as is not None:
             self._uid, self.python = run_as
-        self._forker = forker() if run_as is None else None
         self._process: asyncio.subprocess.Process | Forked | None = None
         self._link_code = ""
         self._admin: str | None = None
@@ -96,8 +95,8 @@ class Site:
         words = ("serve", "--port", str(self.port), "--data", str(self.data))
         environment = self.environment(**more)
         with self.output.open("ab") as log:
-            if self._forker is not None:
-                self._process = await self._forker.start(words, environment, log.fileno())
+            if (forked := self._forker()) is not None:
+                self._process = await forked.start(words, environment, log.fileno())
             else:
                 self._process = await asyncio.create_subprocess_exec(
                     *(self.python, "-m", "server", *words),
@@ -119,6 +118,9 @@ class Site:
     def log(self) -> str:
         """What the server wrote to standard error."""
         return self.output.read_text() if self.output.exists() else ""
+
+    def _forker(self) -> Forker | None:
+        return forker() if self._uid is None else None
 
     def _become(self) -> dict[str, Any]:
         if self._uid is None:
@@ -148,8 +150,8 @@ class Site:
     def command(self, *words: str, text: str = "", seconds: float = 60) -> str:
         """Run a command of ``claude-pool``; its standard output."""
         given = (*words, "--data", str(self.data))
-        if self._forker is not None:
-            done = self._forker.run(given, self.environment(), text, seconds)
+        if (forked := self._forker()) is not None:
+            done = forked.run(given, self.environment(), text, seconds)
         else:
             done = subprocess.run(
                 [self.python, "-m", "server", *given],

@@ -14,9 +14,11 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from tests import known_clis
 from tests.browser.conftest import chromium as chromium
 from tests.browser.steps import Chat
 from tests.e2e.site import Site, free_port
+from tests.forking import Forker
 
 pytestmark = [pytest.mark.browser, pytest.mark.real_cli, pytest.mark.timeout(180)]
 
@@ -36,6 +38,7 @@ class Running:
 def running(directory: Path) -> Iterator[Running]:
     """``serve`` as ``make run`` starts it: no settings at all but the port and the data directory."""
     data, port = directory / "data", free_port()
+    known_clis.tell(data)
     words = [sys.executable, "-m", "server", "serve", "--port", str(port), "--data", str(data)]
     with (
         (directory / "log").open("w") as log,
@@ -55,6 +58,7 @@ def running(directory: Path) -> Iterator[Running]:
             assert link is not None
             yield Running(f"http://127.0.0.1:{port}", link[0], data)
         finally:
+            known_clis.learn(data)
             process.terminate()
             process.stdout.read()
             assert process.wait(60) == 0
@@ -92,21 +96,13 @@ def write_a_file(chat: Chat, name: str, words: str) -> None:
 
 
 def test_two_people_chat_at_once_and_write_into_their_own_workspaces(
-    newcomer: Running, chromium: Browser
+    newcomer: Running, chromium: Browser, forker: Forker
 ) -> None:
     page = open_page(chromium, newcomer.link)
     page.get_by_test_id("sign-in-redeem").click()
     admin = Chat(page).ready()
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "server", "user", "add", "bob"),
-            *("--password-stdin", "--data", str(newcomer.data)),
-        ],
-        input="correct horse battery",
-        text=True,
-        capture_output=True,
-        check=False,
-    )
+    add = ("user", "add", "bob", "--password-stdin", "--data", str(newcomer.data))
+    done = forker.run(add, os.environ, "correct horse battery", 60)
     assert done.returncode == 0, done.stderr
     other = open_page(chromium, newcomer.url)
     other.get_by_test_id("sign-in-user").fill("bob")

@@ -38,7 +38,7 @@ async def instance_ids(site: Site, token: str) -> list[str]:
 
 
 def left_of(ids: Iterable[str]) -> list[object]:
-    return [process for instance_id in ids for process in marked_processes(instance_id)]
+    return list(marked_processes(*ids))
 
 
 @pytest.mark.real_cli
@@ -153,7 +153,7 @@ async def test_sigterm_with_ten_running_turns_leaves_nothing(short_dir: Path, fa
             await viewer.connect()
             await viewer.subscribe()
             # Half of them end by themselves within the deadline, half are cut.
-            turns.append(await viewer.send("stream 20 20" if number % 2 else "stream 5000 20"))
+            turns.append(await viewer.send("stream 20 20" if number % 2 else "stream 5000 100"))
         await eventually(lambda: all("w3" in viewer.streamed() for viewer in clients))
         ids = [instance_id for token in tokens for instance_id in await instance_ids(site, token)]
         helpers = {helper_pid(site, "pool.keeper"), site.pid}

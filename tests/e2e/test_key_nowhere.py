@@ -18,6 +18,7 @@ from aiohttp import web
 from server.gateway.body import RequestBody
 from server.gateway.demo.api import answer_as_demo
 from tests.e2e.site import Site, client, get
+from tests.forking import Forker
 from tests.procfs import Process, processes
 
 # Put together at run time, so that no process has it in its code; the test's own memory is not looked at.
@@ -173,7 +174,7 @@ def settings_for(way: str, short_dir: Path, url: str) -> tuple[dict[str, str], P
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may read the memory of other processes")
 @pytest.mark.parametrize("way", GIVEN)
 async def test_the_key_is_nowhere_else(
-    short_dir: Path, real_cli: Path, way: str, monkeypatch: pytest.MonkeyPatch
+    short_dir: Path, real_cli: Path, way: str, monkeypatch: pytest.MonkeyPatch, forker: Forker
 ) -> None:
     async with upstream() as (url, given):
         environment, secret = settings_for(way, short_dir, url)
@@ -191,7 +192,8 @@ async def test_the_key_is_nowhere_else(
                 answers = [str(await get(site, token, path)) for path in PATHS]
                 check(site, short_dir, secret)
                 # And after the server was replaced, which reads its configuration again.
-                await asyncio.to_thread(site.command, "reload")
+                with forker.in_use():
+                    await asyncio.to_thread(site.command, "reload")
                 await viewer.resume()
                 assert (await viewer.ended(await viewer.send("say again")))["state"] == "succeeded"
                 check(site, short_dir, secret)

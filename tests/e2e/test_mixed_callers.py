@@ -19,7 +19,6 @@ from server.auth.passwords import Passwords
 from server.services import Services
 from server.settings import load_config
 from tests.procfs import marked_processes
-from tests.waiting import eventually
 
 CALLERS = 51
 OUTCOMES = {"succeeded", "failed", "interrupted", "lost", "withdrawn"}
@@ -107,7 +106,10 @@ async def over_rest(place: House, number: int) -> dict[str, Any]:
                 if frame["type"] == "turn" and frame["turn_id"] == turn_id and frame["state"] in OUTCOMES
             ]
 
-        return (await eventually(ending, 30))[0]
+        async with asyncio.timeout(30):
+            while not (ended := await ending()):
+                await asyncio.sleep(0.25)
+        return ended[0]
 
 
 async def over_python(place: House, _number: int) -> object:

@@ -23,7 +23,7 @@ from schemathesis.specs.openapi.checks import (
 
 from tests.fuzz.ground import SECONDS, Ground, ground, rounds
 
-pytestmark = pytest.mark.timeout(int(SECONDS) + 180)
+pytestmark = [pytest.mark.timeout(int(SECONDS) + 180), pytest.mark.usefixtures("forked_servers")]
 
 CHECKS = [status_code_conformance, content_type_conformance, response_schema_conformance]
 # Not to be done by chance: they stop the whole ground, or sign the attacker out.

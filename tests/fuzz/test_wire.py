@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from tests.fuzz.ground import SECONDS, Ground, ground, rounds
 
-pytestmark = pytest.mark.timeout(int(SECONDS) + 180)
+pytestmark = [pytest.mark.timeout(int(SECONDS) + 180), pytest.mark.usefixtures("forked_servers")]
 
 _EXAMPLES = 60 if SECONDS else 10
 _ANSWER_SECONDS = 30.0

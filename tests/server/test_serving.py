@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from tests.forking import Forker
 from tests.pool.keeper.test_notify import Manager
 from tests.server.server_process import ServerProcess, run, serving
 from tests.waiting import eventually
@@ -58,36 +59,44 @@ def fake(cli: Path) -> dict[str, str]:
     }
 
 
-async def test_from_the_first_start_to_the_end(short_dir: Path, fake_claude: Path) -> None:
+async def test_from_the_first_start_to_the_end(short_dir: Path, fake_claude: Path, forker: Forker) -> None:
     data = short_dir / "data"
     async with serving(data, **fake(fake_claude)) as server:
-        second = await run(data, "serve", "--port", "0")
-        assert second.returncode == 1
-        assert f"process {server.pid}" in second.stderr
-        async with signed_in(server) as browser:
-            async with browser.get("/health") as response:
-                health = await response.json()
-            assert health["model"]["demo"] is True
-            assert health["checks"]["isolation"]["ok"] is False
-            frames = await say(browser, "hello", "m1")
-            assert frames[-1]["state"] == "succeeded", frames[-1]
-            ((listed),) = await instances(browser)
-        shown = await run(data, "ps")
-        assert str(listed["pid"]) in shown.stdout
-        added = await run(data, "user", "add", "bob", "--password-stdin", stdin="long enough\n")
-        assert (added.returncode, added.stderr) == (0, "")
-        token = await run(data, "token", "create", "--user", "bob")
-        assert token.stdout.count("\n") == 1
-        headers = {"Authorization": f"Bearer {token.stdout.strip()}"}
-        async with aiohttp.ClientSession(server.url, headers=headers) as bob, bob.get("/api/v1/me") as me:
-            assert (await me.json())["user_id"] == "bob"
-        assert await server.end() == 0
-        await eventually(lambda: not Path(f"/proc/{listed['pid']}").exists())
-    assert "bob" in (await run(data, "user", "list")).stdout
-    assert (await run(data, "ps")).returncode == 1
+        with forker.in_use():
+            await use(server)
+    with forker.in_use():
+        assert "bob" in (await run(data, "user", "list")).stdout
+        assert (await run(data, "ps")).returncode == 1
     log = (short_dir / "data.log").read_text()
     assert server.code not in log
     assert "Warning" not in log
+
+
+async def use(server: ServerProcess) -> None:
+    """What the commands and a browser do with a server, to its end."""
+    data = server.data
+    second = await run(data, "serve", "--port", "0")
+    assert second.returncode == 1
+    assert f"process {server.pid}" in second.stderr
+    async with signed_in(server) as browser:
+        async with browser.get("/health") as response:
+            health = await response.json()
+        assert health["model"]["demo"] is True
+        assert health["checks"]["isolation"]["ok"] is False
+        frames = await say(browser, "hello", "m1")
+        assert frames[-1]["state"] == "succeeded", frames[-1]
+        ((listed),) = await instances(browser)
+    shown = await run(data, "ps")
+    assert str(listed["pid"]) in shown.stdout
+    added = await run(data, "user", "add", "bob", "--password-stdin", stdin="long enough\n")
+    assert (added.returncode, added.stderr) == (0, "")
+    token = await run(data, "token", "create", "--user", "bob")
+    assert token.stdout.count("\n") == 1
+    headers = {"Authorization": f"Bearer {token.stdout.strip()}"}
+    async with aiohttp.ClientSession(server.url, headers=headers) as bob, bob.get("/api/v1/me") as me:
+        assert (await me.json())["user_id"] == "bob"
+    assert await server.end() == 0
+    await eventually(lambda: not Path(f"/proc/{listed['pid']}").exists())
 
 
 @pytest.fixture

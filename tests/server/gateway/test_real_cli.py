@@ -157,6 +157,7 @@ def place(short_dir: Path, real_cli: Path) -> Iterator[Place]:
         yield Place(short_dir, real_cli, listener)
 
 
+@pytest.mark.acceptance
 async def test_a_plain_answer_streams(place: Place) -> None:
     async with place.gateway(), place.running() as cli:
         frames = await cli.turn("say it all arrives, word for word: é 漢")
@@ -167,6 +168,7 @@ async def test_a_plain_answer_streams(place: Place) -> None:
         assert result["usage"]["output_tokens"] > 0
 
 
+@pytest.mark.acceptance
 async def test_a_file_is_written_after_approval(place: Place) -> None:
     async with place.gateway(), place.running() as cli:
         cli.say("create a file hello.txt with hi there")
