@@ -19,7 +19,7 @@ from typing import Any
 import aiohttp
 
 from tests import known_clis
-from tests.forking import Forked, Forker, forker
+from tests.forking import Forked, forker
 from tests.waiting import eventually
 
 OUTCOMES = ("succeeded", "failed", "interrupted", "lost", "withdrawn")
@@ -95,7 +95,7 @@ class Site:
         words = ("serve", "--port", str(self.port), "--data", str(self.data))
         environment = self.environment(**more)
         with self.output.open("ab") as log:
-            if (forked := self._forker()) is not None:
+            if self._uid is None and (forked := forker()) is not None:
                 self._process = await forked.start(words, environment, log.fileno())
             else:
                 self._process = await asyncio.create_subprocess_exec(
@@ -118,9 +118,6 @@ class Site:
     def log(self) -> str:
         """What the server wrote to standard error."""
         return self.output.read_text() if self.output.exists() else ""
-
-    def _forker(self) -> Forker | None:
-        return forker() if self._uid is None else None
 
     def _become(self) -> dict[str, Any]:
         if self._uid is None:
@@ -150,7 +147,7 @@ class Site:
     def command(self, *words: str, text: str = "", seconds: float = 60) -> str:
         """Run a command of ``claude-pool``; its standard output."""
         given = (*words, "--data", str(self.data))
-        if (forked := self._forker()) is not None:
+        if self._uid is None and (forked := forker()) is not None:
             done = forked.run(given, self.environment(), text, seconds)
         else:
             done = subprocess.run(
