@@ -30,7 +30,11 @@ import resource
 import select
 import signal
 import sys
-from typing import Any
+
+# not imported from typing, which would be a fifth of this program's start
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38

@@ -17,6 +17,10 @@ from tests.pool.launch.rig import Sink, Stand
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.real_cli
+# the shim's part of it has the same story with small programs elsewhere
+SANDBOXED = pytest.mark.parametrize(
+    "mode", [pytest.param("none", marks=pytest.mark.acceptance), "bwrap"], indirect=True
+)
 
 ARGS = (
     *("--print", "--verbose", "--input-format", "stream-json", "--output-format", "stream-json"),
@@ -53,6 +57,7 @@ async def begin(stand: Stand, instance: str = "one") -> tuple[InstanceHandle, Si
     return handle, sink
 
 
+@SANDBOXED
 async def test_the_next_server_goes_on_where_the_last_one_was_cut(
     stand_of: Callable[..., Stand], mode: str, real_cli: Path
 ) -> None:
@@ -115,6 +120,7 @@ async def test_the_identity_is_the_clis_own_and_a_kill_of_it_is_told(
     assert not stand.processes("one")
 
 
+@SANDBOXED
 async def test_the_ladder_ends_the_real_cli_by_term(
     stand_of: Callable[..., Stand], mode: str, real_cli: Path
 ) -> None:

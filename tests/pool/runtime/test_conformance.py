@@ -175,7 +175,10 @@ LACKS = {
 }
 
 
-@pytest.fixture(params=LACKS)
+# what the first does without is in the last too
+@pytest.fixture(
+    params=[pytest.param(name, marks=[pytest.mark.acceptance] * (name == "lifecycle")) for name in LACKS]
+)
 async def poor_pool(request: pytest.FixtureRequest, make_pool: MakePool) -> ClaudeInstancePool:
     """A pool whose CLI lacks something, and which knows it."""
     pool = await make_pool(cli_env={"FAKE_CLAUDE_START": f"!without-{request.param}"})
