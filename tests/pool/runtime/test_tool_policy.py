@@ -22,6 +22,8 @@ from pool.workspace.templates import Template, TemplateRules
 from tests.e2e.site import Client, Site, client, serving
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.usefixtures("forked_servers")
+
 REFUSED = "The policy of this server does not permit this"
 RULES = {
     "security__allowed_commands": ["mkdir made*", "sleep 1"],
