@@ -161,8 +161,7 @@ def test_text_of_a_model_is_inert(visitors: Visitors, texts: Sequence[str]) -> N
         chat.ask(f"verbatim {text}")
     assert chat.page.evaluate("window.pwned") is None
     prose = chat.answers.locator(".prose")
-    # the last of them, and by that the others
-    expect(prose.last).to_contain_text("<img src=x onerror=window.pwned=1>")
+    expect(prose.filter(has_text="</div></article><script>window.pwned=1</script>")).to_have_count(1)
     assert prose.locator("script, img, iframe, svg:not(.icon), style, object").count() == 0
     for href in prose.locator("a").evaluate_all("links => links.map((link) => link.getAttribute('href'))"):
         assert href.startswith(("https://good.example/", "https://evil.example/")), href
