@@ -14,11 +14,11 @@ INTERVAL_SECONDS = 0.02
 
 @overload
 async def eventually(
-    predicate: Callable[[], Coroutine[Any, Any, T]], seconds: float = 30.0, *, what: str = ""
+    predicate: Callable[[], Coroutine[Any, Any, T]], seconds: float = 60.0, *, what: str = ""
 ) -> T: ...
 @overload
-async def eventually(predicate: Callable[[], T], seconds: float = 30.0, *, what: str = "") -> T: ...
-async def eventually(predicate: Callable[[], Any], seconds: float = 30.0, *, what: str = "") -> Any:
+async def eventually(predicate: Callable[[], T], seconds: float = 60.0, *, what: str = "") -> T: ...
+async def eventually(predicate: Callable[[], Any], seconds: float = 60.0, *, what: str = "") -> Any:
     """The first true value of ``predicate``, plain or async.
 
     An ``AssertionError`` in it counts as "not yet". Raises ``AssertionError``
@@ -40,7 +40,7 @@ async def eventually(predicate: Callable[[], Any], seconds: float = 30.0, *, wha
         await asyncio.sleep(INTERVAL_SECONDS)
 
 
-def eventually_sync(predicate: Callable[[], T], seconds: float = 30.0, *, what: str = "") -> T:
+def eventually_sync(predicate: Callable[[], T], seconds: float = 60.0, *, what: str = "") -> T:
     """As ``eventually``, for tests without an event loop."""
     deadline = time.monotonic() + seconds
     while True:

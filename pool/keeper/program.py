@@ -218,6 +218,11 @@ class Program:
         )
 
     def _heed_signals(self) -> None:
+        # What we were started with ignored (by nohup, by a shell in the background) would be handed
+        # down to every CLI. Of the two that Python ignores it takes care itself.
+        for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:
+            if signal.getsignal(number) is signal.SIG_IGN:
+                signal.signal(number, signal.SIG_DFL)
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.on_signal(number, self._terminated)
         # not ignored: that would be handed down to every CLI

@@ -8,6 +8,7 @@ does not stop it. A crash of the whole machine can lose the last writes of both.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,12 +54,28 @@ class HeadFile:
 
     def write(self, head: Head) -> None:
         """Note it, in one write. Raises ``OSError``."""
-        if self._descriptor is None:
-            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-            self._descriptor = os.open(self._path, flags, 0o600)
-            os.fchmod(self._descriptor, 0o600)
         lines = (str(head.certain), str(head.pending) if head.pending is not None else "")
-        os.pwrite(self._descriptor, "".join(f"{line:<{_LINE_BYTES - 1}}\n" for line in lines).encode(), 0)
+        text = "".join(f"{line:<{_LINE_BYTES - 1}}\n" for line in lines).encode()
+        if self._descriptor is None:
+            self._descriptor = self._open(text)
+        os.pwrite(self._descriptor, text, 0)
+
+    def _open(self, text: bytes) -> int:
+        """The file; one that is made has ``text`` from its first moment, for whoever reads meanwhile."""
+        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+        with contextlib.suppress(FileNotFoundError):
+            descriptor = os.open(self._path, flags)
+            os.fchmod(descriptor, 0o600)
+            return descriptor
+        new = self._path.with_name(f".{HEAD_NAME}.new")
+        descriptor = os.open(new, flags | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            os.pwrite(descriptor, text, 0)
+            os.rename(new, self._path)
+        except OSError:
+            os.close(descriptor)
+            raise
+        return descriptor
 
     def close(self) -> None:
         """Safe to call again."""

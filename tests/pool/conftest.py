@@ -41,7 +41,7 @@ class Screen:
     def turn_states(self, turn_id: str) -> list[str]:
         return [frame["state"] for frame in self.of_type("turn") if frame["turn_id"] == turn_id]
 
-    async def ended(self, turn_id: str, seconds: float = 15) -> dict[str, Any]:
+    async def ended(self, turn_id: str, seconds: float = 60) -> dict[str, Any]:
         """The turn's one terminal frame."""
 
         def endings() -> list[dict[str, Any]]:

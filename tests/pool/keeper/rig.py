@@ -73,11 +73,11 @@ class Collector:
     def launcher_lost(self) -> None:
         self.lost += 1
 
-    async def line_count(self, count: int, seconds: float = 20.0) -> None:
+    async def line_count(self, count: int, seconds: float = 60.0) -> None:
         """Wait until so many lines came."""
         await eventually(lambda: self.data.count(b"\n") >= count, seconds)
 
-    async def exit(self, seconds: float = 20.0) -> tuple[int | None, str | None, str]:
+    async def exit(self, seconds: float = 60.0) -> tuple[int | None, str | None, str]:
         """Wait for the exit."""
         await eventually(lambda: self.exits, seconds, what="exit")
         assert len(self.exits) == 1
@@ -159,7 +159,7 @@ class Rig:
         self.process.kill()
         await self.wait()
 
-    async def wait(self, seconds: float = 20.0) -> int:
+    async def wait(self, seconds: float = 60.0) -> int:
         """The exit code of the keeper."""
         process = self.process
         assert process is not None

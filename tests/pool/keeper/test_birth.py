@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 from contextlib import suppress
 from pathlib import Path
 
@@ -31,7 +32,13 @@ print(json.dumps({
 
 
 async def test_an_instance_begins_with_a_clean_slate(rig: Rig, wrapper: str, short_dir: Path) -> None:
-    await rig.keeper(env={"ANTHROPIC_API_KEY": "secret", "LD_DEBUG_OUTPUT": "x"})
+    # as nohup and a shell in the background start programs
+    before = [(number, signal.signal(number, signal.SIG_IGN)) for number in (signal.SIGHUP, signal.SIGQUIT)]
+    try:
+        await rig.keeper(env={"ANTHROPIC_API_KEY": "secret", "LD_DEBUG_OUTPUT": "x"})
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
     client = await rig.client()
     _, collector = await start(client, wrapper, "one", python(LOOK), cwd=str(short_dir))
     assert (await collector.exit())[0] == 0
