@@ -24,7 +24,7 @@ run: $(STAMP)
 	$(BIN)/claude-pool serve
 
 test: $(STAMP)
-	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m 'not acceptance'
+	$(BIN)/pytest -n 5 --dist loadfile --no-loadscope-reorder -m 'not acceptance'
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
