@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestHandler
 
@@ -204,6 +204,8 @@ class Connection(RequestHandler):
             # Nobody is there to be answered, and nothing went wrong here.
             _log.debug("a client went away in a request", extra={"error": type(exc).__name__})
             raise exc
+        if status >= 500 and _expects_the_unknown(request):
+            status = 417
         if status >= 500:
             # Named only: its text may quote what was sent.
             _log.error("a request failed on our side", extra={"error": type(exc).__name__})
@@ -222,6 +224,12 @@ class Connection(RequestHandler):
         if isinstance(resp, web.HTTPException) and resp.status >= 400:
             resp = self.handle_error(request, resp.status)
         return await super().finish_response(request, resp, start_time)
+
+
+def _expects_the_unknown(request: web.BaseRequest) -> bool:
+    """Such a request reaches no handler; aiohttp quotes it in its answer, and fails where it is no text."""
+    expected = request.headers.get("Expect", "100-continue")
+    return request.version == HttpVersion11 and expected.lower() != "100-continue"
 
 
 class Site(web.SockSite):

@@ -89,7 +89,7 @@ ROUTES = [
             201: Answer(description="The new session.", schema=schemas.Session),
             200: Answer(description="It existed already.", schema=schemas.Session),
         },
-        errors=("invalid_name", "conflict", "quota_exceeded", "draining"),
+        errors=("invalid_name", "not_found", "conflict", "quota_exceeded", "draining"),
     ),
     Route(
         method="GET",

@@ -98,6 +98,7 @@ MALFORMED = {
     + b"Content-Type: application/json\r\nContent-Encoding: gzip\r\nContent-Length: 13\r\n\r\n"
     + CANARY.encode(),
     "an expectation": LOGIN + b"Expect: 200-maybe\r\nContent-Length: 0\r\n\r\n",
+    "an expectation that is no text": LOGIN + b"Expect: \xad\x9cV\r\nContent-Length: 0\r\n\r\n",
     "an unknown method": b"BREW / HTTP/1.1\r\n" + HOST + b"\r\n",
     "an unknown address": f"GET /api/{CANARY}%00%ff HTTP/1.1\r\n".encode() + HOST + b"\r\n",
     "a host that is none": f"GET / HTTP/1.1\r\nHost: {CANARY}@x\r\n\r\n".encode(),
