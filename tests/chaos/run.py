@@ -13,6 +13,7 @@ from tests.chaos.accounts import Standing, account_for, fill_pools, standing
 from tests.chaos.kit import build_kit, make_real
 from tests.chaos.machine import Machine, instances_of, of_site
 from tests.chaos.person import Person
+from tests.chaos.record import entry_of
 from tests.chaos.story import Story
 from tests.e2e.site import Site
 from tests.waiting import eventually
@@ -34,6 +35,7 @@ _QUIET_SECONDS = 150.0
 _LAST_SECONDS = 90.0
 # The server pings every 30 s and waits half of that: then a half open connection is gone.
 _HALF_OPEN_SECONDS = 60.0
+_LOOKS = 5
 _CALM_SHARE = 0.35
 
 
@@ -175,7 +177,12 @@ class Run:
         last = history[-1]["cursor"]
         with contextlib.suppress(AssertionError):
             await eventually(lambda: all(v.record.has_reached(last) for v in person.viewers), 30)
-        history = await person.history()
+        for _ in range(_LOOKS):
+            history = await person.history()
+            newest = entry_of(history[-1]).cursor
+            # What came while the pages were read (a session that is parked as idle) is not lost.
+            if all(cursor <= newest for viewer in person.viewers for cursor in viewer.record.durable):
+                break
         self.counted += account_for(person, history, self.story)
 
     async def _come_back_to(self, start: Standing) -> None:

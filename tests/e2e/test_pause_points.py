@@ -1,8 +1,8 @@
 """kill -9 of the server at every named pause point: within five seconds of the restart all is in order.
 
 The points are read from the source, so that a new one is covered by itself. A
-point that ``WAYS`` does not know is reached by what every turn does: it must be
-on the way of a message, a tool call or an answer.
+point is reached by what every turn does: it is on the way of a message, a tool
+call or an answer, or of the parking that comes soon after them.
 """
 
 from __future__ import annotations
@@ -98,8 +98,13 @@ async def test_after_a_kill_at_any_point_everything_is_in_order(
 ) -> None:
     mark = short_dir / "pause"
     mark.mkdir()
-    # A rule of any kind, so that hooks are asked.
-    async with serving(short_dir, fake_claude, security__denied_commands=["nonesuch"]) as site:
+    settings: dict[str, Any] = {
+        # A rule of any kind, so that hooks are asked.
+        "security.denied_commands": ["nonesuch"],
+        # So that who is idle is parked while we wait.
+        "pool.idle_timeout_seconds": 2,
+    }
+    async with serving(short_dir, fake_claude, **settings) as site:
         token = await site.add_user("alice")
         await site.kill()
         await site.start(CLAUDE_POOL_PAUSE=f"{point}:{mark}")
