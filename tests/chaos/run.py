@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.chaos.accounts import Standing, account_for, fill_pools, standing
 from tests.chaos.kit import build_kit, make_real
@@ -35,6 +36,7 @@ _QUIET_SECONDS = 150.0
 _LAST_SECONDS = 90.0
 # The server pings every 30 s and waits half of that: then a half open connection is gone.
 _HALF_OPEN_SECONDS = 60.0
+_CANCEL_AGAIN_SECONDS = 5.0
 _LOOKS = 5
 _CALM_SHARE = 0.35
 
@@ -141,8 +143,7 @@ class Run:
         await asyncio.wait(everything, timeout=self.plan.seconds, return_when=asyncio.FIRST_EXCEPTION)
         # What it is about must not be cut short: a server that is being started, a drain without its end.
         machine.is_over.set()
-        for task in (*lives, processes):
-            task.cancel()
+        await _cancelled(*lives, processes)
         for result in await asyncio.gather(*lives, host, processes, return_exceptions=True):
             if isinstance(result, Exception):
                 raise result
@@ -207,6 +208,15 @@ class Run:
         for process in left:
             self.story.fail("machine", f"left behind: {process}")
         self.counted["processes left"] = len(left)
+
+
+async def _cancelled(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel them until they have ended: a request that ends in the same moment may swallow it once."""
+    left = set(tasks)
+    while left:
+        for task in left:
+            task.cancel()
+        _done, left = await asyncio.wait(left, timeout=_CANCEL_AGAIN_SECONDS)
 
 
 async def chaos(plan: Plan, directory: Path, real_cli: Path | None) -> Run:
