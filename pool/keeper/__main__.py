@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pool.keeper import wire
 from pool.keeper.cgroup import AUTO
-from pool.keeper.gateway import service_uid
+from pool.keeper.gateway_process import service_uid, shown_paths
 from pool.keeper.log import Log
 from pool.keeper.program import HeldElsewhere, Program, Settings, take_lock
 from pool.keeper.takeover import check, log_path, take_over
@@ -43,6 +43,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--segment", type=int, required=True, help="bytes of a spool segment")
     parser.add_argument("--gateway-command", type=json.loads, help="the gateway's program, a JSON list")
     parser.add_argument("--gateway-uid", type=int, help="the service user that the gateway runs as")
+    parser.add_argument(
+        "--gateway-shown", type=json.loads, default=(), help="paths that it is shown, a JSON list"
+    )
     parser.add_argument("--detach", action="store_true", help="return once the keeper listens")
     parser.add_argument(
         "--protocol-max",
@@ -72,6 +75,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         version_max=options.protocol_max,
         cgroup=options.cgroup,
         gateway_uid=service_uid(options.gateway_uid),
+        gateway_shown=shown_paths(options.gateway_shown),
     )
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from pool.keeper.entry import Call, HostError
-from pool.keeper.gateway_process import GatewayChild, GatewayProcess, Listener
+from pool.keeper.gateway_process import GatewayChild, GatewayProcess, Listener, ServiceUser
 from pool.keeper.handover import Packer, State, Unpacker
 from pool.keeper.log import Log
 from pool.keeper.loop import Loop, Timer
@@ -55,15 +55,14 @@ def socket_directory(runtime_dir: Path, instance_id: str) -> Path:
 class Gateway:
     """Holds the listeners; with a command it also runs the gateway and restarts it.
 
-    ``uid`` is the service user that it runs as, None: as we do.
-    ``on_state(state, pid)`` tells ``up`` and ``down``.
+    ``user`` is as whom it runs, ``on_state(state, pid)`` tells ``up`` and ``down``.
     """
 
     def __init__(
         self,
         command: Sequence[str] | None,
         *,
-        uid: int | None = None,
+        user: ServiceUser,
         data_dir: Path,
         runtime_dir: Path,
         environment: Mapping[str, str],
@@ -73,7 +72,7 @@ class Gateway:
         on_state: Callable[[str, int | None], None],
     ) -> None:
         self._command = None if command is None else list(command)
-        self._uid = self._former_uid = uid
+        self._user = self._former_user = user
         self._data_dir = data_dir
         self._runtime_dir = runtime_dir
         self._env = {key: environment[key] for key in GATEWAY_ENVIRONMENT if key in environment}
@@ -99,7 +98,7 @@ class Gateway:
     @property
     def uid(self) -> int | None:
         """Whose process it is; None when none is run here."""
-        return None if self._command is None else os.geteuid() if self._uid is None else self._uid
+        return None if self._command is None else self._user.number
 
     @property
     def is_being_replaced(self) -> bool:
@@ -112,7 +111,8 @@ class Gateway:
             "listeners": {name: one.to_state(packer) for name, one in self._listeners.items()},
             "serving": None if self._serving is None else self._serving.to_state(packer),
             "draining": [one.to_state(packer) for one in self._draining],
-            "uid": self._uid,
+            "uid": self._user.uid,
+            "shown": self._user.shown,
             "backoff": self._backoff,
             "started_at": self._started_at,
         }
@@ -121,7 +121,7 @@ class Gateway:
         """The way back; a gateway that was to be started again is started at once."""
         for name, one in state["listeners"].items():
             self._listeners[name] = Listener.from_state(one, unpacker)
-        self._uid = state.get("uid", self._uid)
+        self._user = ServiceUser(state.get("uid", self._user.uid), state.get("shown", self._user.shown))
         self._backoff, self._started_at = state["backoff"], state["started_at"]
         if state["serving"] is not None:
             self._serving = self._restored(state["serving"], unpacker)
@@ -150,17 +150,17 @@ class Gateway:
     def replace(self, call: Call, request: Mapping[str, Any]) -> None:
         """Run another gateway in place of the one that runs; ``call`` is answered when it serves.
 
-        ``request`` may have ``gateway_uid``, as whom, from now on. Raises ``HostError``.
+        ``gateway_uid`` and ``gateway_shown`` of ``request`` hold from now on. Raises ``HostError``.
         """
         if self._command is None or self._on_gone is not None or self._serving is None:
             raise HostError("no_gateway", "no gateway runs here")
         if self._successor is not None:
             raise HostError("busy", "the gateway is being replaced")
-        self._former_uid, self._uid = self._uid, service_uid(request.get("gateway_uid", self._uid))
+        self._former_user, self._user = self._user, self._user.changed_by(request)
         try:
             successor = self._start(self._command)
         except OSError as error:
-            self._keep_former_uid()
+            self._keep_former_user()
             raise HostError("gateway_refused", str(error)) from error
         self._successor, self._replacing = successor, call
         successor.ask_report()
@@ -215,7 +215,7 @@ class Gateway:
         self._check_gone()
 
     def _start(self, command: Sequence[str]) -> GatewayProcess:
-        process = self._process(GatewayChild.start(command, self._data_dir, self._env, self._uid))
+        process = self._process(GatewayChild.start(command, self._data_dir, self._env, self._user))
         self._log.write("gateway_started", gateway_pid=process.pid, uid=self.uid)
         process.tell_all()
         return process
@@ -279,15 +279,15 @@ class Gateway:
         elif self._serving is None and self._successor is None:
             self._restart_later()
 
-    def _keep_former_uid(self) -> None:
+    def _keep_former_user(self) -> None:
         """The one that serves goes on: its files are to be its own again."""
-        self._uid = self._former_uid
-        if self._uid is not None:
+        self._user = self._former_user
+        if self._user.uid is not None:
             with contextlib.suppress(OSError):
-                give_directories(self._data_dir, self._uid)
+                give_directories(self._data_dir, self._user.uid)
 
     def _successor_failed(self, code: int, tail: str) -> None:
-        self._keep_former_uid()
+        self._keep_former_user()
         call, self._replacing, self._successor = self._replacing, None, None
         if call is not None:
             text = tail.strip() or f"it ended with {code} before it was ready"
@@ -300,13 +300,6 @@ class Gateway:
             self._backoff = _FIRST_BACKOFF_SECONDS
         self._restart = self._loop.call_later(self._backoff, self.start)
         self._backoff = min(2 * self._backoff, _LAST_BACKOFF_SECONDS)
-
-
-def service_uid(told: object) -> int | None:
-    """A uid that somebody asked for, None: ours. Raises ``ValueError``."""
-    if told is not None and (not isinstance(told, int) or not 0 < told < 2**32 - 1):
-        raise ValueError("not the uid of a service user")
-    return told
 
 
 def _nothing() -> None:

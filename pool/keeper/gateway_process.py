@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pool.keeper import procfs
 from pool.keeper.handover import Packer, State, Unpacker
@@ -62,6 +63,48 @@ class Listener:
 
 
 @dataclass(frozen=True, slots=True)
+class ServiceUser:
+    """As whom a gateway runs: ``uid`` None as we do; else without any rights, and shown these paths.
+
+    See ``service_user``.
+    """
+
+    uid: int | None = None
+    shown: Sequence[str] = ()
+
+    @property
+    def number(self) -> int:
+        """The uid that its processes have."""
+        return os.geteuid() if self.uid is None else self.uid
+
+    def changed_by(self, request: Mapping[str, Any]) -> ServiceUser:
+        """With what ``replace_gateway`` says. Raises ``ValueError``."""
+        return ServiceUser(
+            service_uid(request.get("gateway_uid", self.uid)),
+            shown_paths(request.get("gateway_shown", self.shown)),
+        )
+
+
+def service_uid(told: object) -> int | None:
+    """A uid that somebody asked for, None: ours. Raises ``ValueError``."""
+    if told is None:
+        return None
+    if not isinstance(told, int) or isinstance(told, bool) or not 0 < told < 2**32 - 1:
+        raise ValueError("not the uid of a service user")
+    return told
+
+
+def shown_paths(told: object) -> list[str]:
+    """Paths that somebody asked to have shown. Raises ``ValueError``."""
+    if not isinstance(told, list | tuple):
+        raise ValueError("not a list of paths")
+    paths = [path for path in told if isinstance(path, str) and path.startswith("/") and "\0" not in path]
+    if len(paths) != len(told):
+        raise ValueError("not absolute paths")
+    return paths
+
+
+@dataclass(frozen=True, slots=True)
 class GatewayChild:
     """The keeper's ends of a gateway just started. ``control`` is None once it was told to leave."""
 
@@ -72,14 +115,18 @@ class GatewayChild:
 
     @classmethod
     def start(
-        cls, command: Sequence[str], data_dir: Path, env: Mapping[str, str], uid: int | None = None
+        cls,
+        command: Sequence[str],
+        data_dir: Path,
+        env: Mapping[str, str],
+        user: ServiceUser,
     ) -> GatewayChild:
-        """Start one as ``uid``, who gets its files; None: as us.
+        """Start one as ``user``, who gets its files.
 
         Raises ``OSError``; nothing is left open then.
         """
-        if uid is not None:
-            give_directories(data_dir, uid)
+        if user.uid is not None:
+            give_directories(data_dir, user.uid)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         stderr_read, stderr_write = os.pipe()
@@ -87,7 +134,9 @@ class GatewayChild:
         try:
             child = subprocess.Popen(
                 as_service_user(
-                    uid, [*command, "--control-fd", str(theirs.fileno()), "--data", str(data_dir)]
+                    user.uid,
+                    [*command, "--control-fd", str(theirs.fileno()), "--data", str(data_dir)],
+                    shown=user.shown,
                 ),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

@@ -19,6 +19,7 @@ from pool.keeper.cgroup import AUTO, Groups
 from pool.keeper.code_version import code_version
 from pool.keeper.entry import Call, HostError
 from pool.keeper.gateway import Gateway
+from pool.keeper.gateway_process import ServiceUser
 from pool.keeper.handover import Packer, State, Unpacker
 from pool.keeper.host import Host, Limits
 from pool.keeper.journal import Journal
@@ -57,6 +58,7 @@ class Settings:
     version_max: int = wire.VERSION_MAX
     cgroup: str = AUTO
     gateway_uid: int | None = None
+    gateway_shown: Sequence[str] = ()
 
 
 class Program:
@@ -76,7 +78,7 @@ class Program:
         self._journal = Journal(settings.data_dir / "keeper" / "instances")
         gateway = Gateway(
             settings.gateway_command,
-            uid=settings.gateway_uid,
+            user=ServiceUser(settings.gateway_uid, settings.gateway_shown),
             data_dir=settings.data_dir,
             runtime_dir=settings.runtime_dir,
             environment=os.environ,

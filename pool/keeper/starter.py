@@ -24,7 +24,10 @@ class KeeperNotStarted(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeeperCommand:
-    """How to start a keeper; ``program`` is the command without options."""
+    """How to start a keeper; ``program`` is the command without options.
+
+    ``gateway_shown`` is what the gateway is to see wherever it lies, see ``service_user``.
+    """
 
     program: Sequence[str]
     data_dir: Path
@@ -35,12 +38,15 @@ class KeeperCommand:
     gateway: Sequence[str] | None
     cgroup: str = "auto"
     gateway_uid: int | None = None
+    gateway_shown: Sequence[Path] = ()
 
     def argv(self) -> list[str]:
         """The whole command line."""
         gateway = [] if self.gateway is None else ["--gateway-command", json.dumps(list(self.gateway))]
         if self.gateway_uid is not None:
             gateway += ["--gateway-uid", str(self.gateway_uid)]
+        if self.gateway_shown:
+            gateway += ["--gateway-shown", json.dumps([str(path) for path in self.gateway_shown])]
         return [
             *self.program,
             *("--data", str(self.data_dir), "--runtime", str(self.runtime_dir)),

@@ -17,7 +17,8 @@ server speaks.
 Version 2 added the requests ``upgrade`` and ``replace_gateway`` and the key
 ``code`` of the hello. Version 3 added ``rights`` to ``start``: below it they
 would be passed over in silence, so a server must not ask such a keeper for any.
-A keeper with ``gateway_uid`` in its hello takes that key in ``replace_gateway`` too.
+A keeper with ``gateway_uid`` in its hello takes that key in ``replace_gateway`` too; one of later code
+also ``gateway_shown``, which others pass over.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """As which Linux user the model gateway runs when the service is root; found out by trying, like the uids.
 
 It is the last uid of ``isolation.uid_range``, which no user of the pool gets and no
-trial runs as: who is that user can read the model keys.
+trial runs as: who is that user can read the model keys. What it needs of a directory that is closed
+to it, a Python in somebody's home for one, it is shown (``pool.launch.shown``).
 """
 
 from __future__ import annotations
@@ -9,21 +10,21 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pool.config import PoolConfig
 from pool.fs_identity import acting_as
 from pool.keeper.client import KeeperClient, KeeperError
 from pool.keeper.service_user import as_service_user
+from pool.launch.shown import certificates, program_of, program_places
 from pool.launch.uids import first_blocked
 
 _log = logging.getLogger(__name__)
 
 _TRIAL_SECONDS = 30
-_CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 _UP_TO_DATE = "claude-pool reload, or stop and serve"
 
 
@@ -36,19 +37,26 @@ class GatewayUser:
     """The user that the gateway is to have, and the one that it has.
 
     ``has_uids``: users of the pool are Linux users of their own; else the
-    gateway runs as the service does. The constructor tries it out.
+    gateway runs as the service does. The constructor tries it out. ``shown`` is what it is to
+    see wherever that lies.
     """
 
     def __init__(self, config: PoolConfig, environment: Mapping[str, str], *, has_uids: bool) -> None:
         self.uid: int | None = None
+        self.shown: Sequence[Path] = ()
         self._obstacle: str | None = None
         self._trouble: str | None = None
         self._in_force: int | None = None
         if has_uids and config.gateway_command:
             uid = gateway_uid(config)
-            self._obstacle = next(_obstacles(config, environment, uid), None)
+            self.shown = program_places(config.gateway_command, environment)
+            self._obstacle = next(_obstacles(config, environment, uid, self.shown), None)
             self.uid = uid if self._obstacle is None else None
             self._in_force = self.uid
+
+    def of_request(self) -> dict[str, Any]:
+        """What ``replace_gateway`` is told: as whom, and what to show."""
+        return {"gateway_uid": self.uid, "gateway_shown": [str(path) for path in self.shown]}
 
     def describe(self) -> tuple[int | None, str | None]:
         """(the uid in force, None for the service's own; what is in the way of a better one, or None)."""
@@ -64,32 +72,36 @@ class GatewayUser:
         if hello.gateway_uid == wanted:
             return
         try:
-            await client.request("replace_gateway", gateway_uid=self.uid)
+            await client.request("replace_gateway", **self.of_request())
         except KeeperError as error:
             self._in_force = hello.gateway_uid or None
             self._trouble = f"the model gateway that runs could not be replaced ({error}): {_UP_TO_DATE}"
             _log.warning("gateway: %s", self._trouble)
 
 
-def _obstacles(config: PoolConfig, environment: Mapping[str, str], uid: int) -> Iterator[str]:
+def _obstacles(
+    config: PoolConfig, environment: Mapping[str, str], uid: int, shown: Sequence[Path]
+) -> Iterator[str]:
     command = config.gateway_command
     user = _user_who_is(uid, config.data_dir / "workspaces")
     if user is not None:
         yield f"the model gateway runs as root, since uid {uid} is that of {user}: widen isolation.uid_range"
-    program = Path(shutil.which(command[0], path=environment.get("PATH")) or command[0])
+    for name, path in certificates(environment).items():
+        if not _can_read(path, uid):
+            yield f"the model gateway runs as root, since its uid {uid} cannot read {name}: chmod it"
+    problem = _try(command, uid, shown)
+    if problem is None:
+        return
+    program = program_of(command, environment)
     for path in (program, program.resolve(), Path(__file__)):
         directory = first_blocked(path, uid)
         if directory is not None:
             yield (
-                f"the model gateway runs as root, since its uid {uid} cannot pass through {directory}: "
-                f"chmod o+x {directory}, or install Claude Pool with a Python that every user can run"
+                f"the model gateway runs as root, since its uid {uid} cannot pass through {directory} "
+                f"({problem}): chmod o+x {directory}, or install Claude Pool with a Python that every user "
+                "can run"
             )
-    for name in _CERTIFICATES:
-        if environment.get(name) and not _can_read(Path(environment[name]), uid):
-            yield f"the model gateway runs as root, since its uid {uid} cannot read {name}: chmod it"
-    problem = _try(command, uid)
-    if problem is not None:
-        yield f"the model gateway runs as root, since it does not start as uid {uid} ({problem})"
+    yield f"the model gateway runs as root, since it does not start as uid {uid} ({problem})"
 
 
 def _user_who_is(uid: int, workspaces: Path) -> str | None:
@@ -102,17 +114,23 @@ def _user_who_is(uid: int, workspaces: Path) -> str | None:
 
 
 def _can_read(path: Path, uid: int) -> bool:
-    with acting_as(uid, uid), contextlib.suppress(OSError):
-        os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+    """Whatever is on the way to it, which it is shown."""
+    with contextlib.suppress(OSError):
+        found = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        try:
+            with acting_as(uid, uid):
+                os.close(os.open(f"/proc/self/fd/{found}", os.O_RDONLY | os.O_CLOEXEC))
+        finally:
+            os.close(found)
         return True
     return False
 
 
-def _try(command: Sequence[str], uid: int) -> str | None:
+def _try(command: Sequence[str], uid: int, shown: Sequence[Path]) -> str | None:
     """None when the gateway says as ``uid`` that it can run, else why not."""
     try:
         done = subprocess.run(
-            as_service_user(uid, [*command, "--check"]),
+            as_service_user(uid, [*command, "--check"], shown=shown),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -207,7 +207,7 @@ class LocalLauncher(Launcher):
                         segment_bytes=self._config.spool_segment_bytes,
                     )
                     done["keeper"] = "upgraded"
-                await client.request("replace_gateway", gateway_uid=self._gateway_user.uid)
+                await client.request("replace_gateway", **self._gateway_user.of_request())
                 done["gateway"] = "replaced"
         except TimeoutError:
             raise KeeperUnavailable("the keeper did not go over to the installed code in time") from None
@@ -271,6 +271,7 @@ class LocalLauncher(Launcher):
             gateway=config.gateway_command or None,
             cgroup=config.cgroup,
             gateway_uid=self._gateway_user.uid,
+            gateway_shown=self._gateway_user.shown,
         )
         try:
             await start_keeper(command, self._environment)

@@ -88,13 +88,31 @@ async def story(site: Site, given: list[str]) -> None:
     assert used, used
 
 
-async def test_where_it_cannot_have_one_everything_says_so_and_works(short_dir: Path, real_cli: Path) -> None:
+async def test_a_python_in_somebodys_home_is_shown_to_it(short_dir: Path, real_cli: Path) -> None:
     """A Python below somebody's home, as a tool for versions of Python puts it there."""
     short_dir.chmod(0o711)
-    (short_dir / "home").mkdir(mode=0o700)
     site = Site(short_dir, real_cli)
-    site.python = str(short_dir / "home" / "bin" / "python")
-    at_home(short_dir / "home", python_for_all(short_dir / "python"))
+    site.python = at_home(short_dir / "home", python_for_all(short_dir / "python"))
+    await site.start()
+    try:
+        token = await site.add_user("alice")
+        check = (await get(site, token, "/health"))["checks"]["gateway"]
+        assert (check["ok"], check["uid"]) == (True, LAST)
+        async with client(site, token) as viewer:
+            await viewer.subscribe()
+            assert (await viewer.ended(await viewer.send("say one")))["state"] == "succeeded"
+        (pid,) = gateways(site.data)
+        assert is_without_rights(pid, LAST)
+    finally:
+        await site.stop()
+
+
+async def test_where_it_cannot_have_one_everything_says_so_and_works(short_dir: Path, real_cli: Path) -> None:
+    """What only root can read it can read nowhere."""
+    short_dir.chmod(0o711)
+    site = Site(short_dir, real_cli)
+    site.python = at_home(short_dir / "home", python_for_all(short_dir / "python"))
+    next((short_dir / "home" / "venv" / "lib").iterdir()).chmod(0o700)
     await site.start()
     try:
         token = await site.add_user("alice")
@@ -116,13 +134,16 @@ async def test_where_it_cannot_have_one_everything_says_so_and_works(short_dir: 
         await site.stop()
 
 
-def at_home(home: Path, python: str) -> None:
+def at_home(home: Path, python: str) -> str:
     """The same interpreter and packages, by a way that only root can go."""
-    (home / "bin").mkdir()
-    (home / "bin" / "python").symlink_to(python)
-    (home / "pyvenv.cfg").write_text(f"home = {Path(python).resolve().parent}\n")
+    home.mkdir(mode=0o700)
+    venv = home / "venv"
+    (venv / "bin").mkdir(parents=True)
+    (venv / "bin" / "python").symlink_to(python)
+    (venv / "pyvenv.cfg").write_text(f"home = {Path(python).resolve().parent}\n")
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    packages = home / "lib" / version / "site-packages"
+    packages = venv / "lib" / version / "site-packages"
     packages.mkdir(parents=True)
     ours = [path for path in sys.path if path.endswith("site-packages")]
     (packages / "ours.pth").write_text("\n".join([*ours, str(ROOT)]))
+    return str(venv / "bin" / "python")

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -24,7 +25,7 @@ from pool.model import InstanceId, SessionId, SessionKey, UserId
 from pool.workspace.workspaces import Workspaces
 from server.gateway import write_gateway_config
 from server.gateway.own_keys import OwnKeys
-from tests.interpreters import python_for_all
+from tests.interpreters import ROOT, python_for_all
 from tests.pool.launch.rig import SCRIPT, Sink
 from tests.pool.launch.test_uids import ALICE, PYTHON
 from tests.procfs import is_alive, processes
@@ -71,6 +72,20 @@ def is_without_rights(pid: int, uid: int) -> bool:
     assert {status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {"0" * 16}
     assert (status["NoNewPrivs"], status["Umask"]) == ("1", "0077")
     return True
+
+
+def own_python(directory: Path) -> str:
+    """The system's Python with our packages, in a virtual environment; skips where there is none."""
+    packages = next(Path(path) for path in sys.path if path.endswith("site-packages"))
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    if Path(PYTHON).resolve().name != version:
+        pytest.skip(f"no {version} of the system's")
+    (directory / "lib" / version / "site-packages").mkdir(parents=True)
+    (directory / "lib" / version / "site-packages" / "ours.pth").write_text(f"{packages}\n{ROOT}\n")
+    (directory / "bin").mkdir()
+    (directory / "bin" / "python").symlink_to(PYTHON)
+    (directory / "pyvenv.cfg").write_text(f"home = {Path(PYTHON).parent}\n")
+    return str(directory / "bin" / "python")
 
 
 def can_read(path: Path, uid: int) -> bool:
@@ -205,11 +220,65 @@ async def test_a_gateway_of_root_is_replaced_when_it_can_have_its_user(
     assert is_without_rights(await after.gateway(), GATEWAY)
 
 
+async def test_a_python_in_a_closed_directory_is_shown_to_it_by_every_image_of_the_keeper(
+    site_of: Callable[..., Site], short_dir: Path
+) -> None:
+    """As where Claude Pool is installed with a Python of somebody's home."""
+    closed = short_dir / "closed"
+    closed.mkdir(mode=0o700)
+    (closed / "secret").write_text("")
+    python = own_python(closed / "python")
+    site = site_of(python)
+    assert site.launcher.gateway_user() == (GATEWAY, None)
+    await site.launcher.open(1)
+    first = await site.gateway()
+    assert is_without_rights(first, GATEWAY)
+    assert os.listdir(f"/proc/{first}/root{closed}") == ["python"]
+    assert (await site.call())[0] == 200
+    assert await site.launcher.upgrade(force=True) == {"keeper": "upgraded", "gateway": "replaced"}
+    await eventually(lambda: not is_alive(first))
+    assert is_without_rights(await site.gateway(), GATEWAY)
+
+
+async def test_a_keeper_that_is_told_by_the_server_what_to_show_hands_it_on(
+    site_of: Callable[..., Site], short_dir: Path
+) -> None:
+    """As one of earlier code, which was started without being told."""
+    closed = short_dir / "closed"
+    closed.mkdir(mode=0o700)
+    python = own_python(closed / "python")
+    before = site_of(python)
+    before.launcher._gateway_user.uid, before.launcher._gateway_user.shown = None, ()
+    await before.launcher.open(1)
+    former = await before.gateway()
+    assert os.stat(f"/proc/{former}").st_uid == 0
+    client = before.launcher._client
+    assert isinstance(client, KeeperClient)
+    # what a server before this one would ask
+    with pytest.raises(KeeperError, match="cannot run") as refusal:
+        await client.request("replace_gateway", gateway_uid=GATEWAY)
+    assert refusal.value.code == "gateway_refused"
+    with pytest.raises(KeeperError, match="not absolute paths"):
+        await client.request("replace_gateway", gateway_uid=GATEWAY, gateway_shown=["here"])
+    await before.launcher.aclose(end_instances=False)
+    after = site_of(python)
+    await after.launcher.open(2)
+    assert after.launcher.gateway_user() == (GATEWAY, None)
+    await eventually(lambda: not is_alive(former))
+    client = after.launcher._client
+    assert isinstance(client, KeeperClient)
+    await client.upgrade()
+    os.kill(await after.gateway(), signal.SIGKILL)
+    assert (await after.call())[0] == 200
+    assert is_without_rights(await after.gateway(), GATEWAY)
+
+
 async def test_what_it_cannot_reach_is_told_and_it_runs_as_root(
     site_of: Callable[..., Site], short_dir: Path
 ) -> None:
     (short_dir / "closed").mkdir(mode=0o700)
     shutil.copy(PYTHON, short_dir / "closed" / "python")
+    (short_dir / "closed" / "python").chmod(0o700)
     site = site_of(str(short_dir / "closed" / "python"))
     uid, obstacle = site.launcher.gateway_user()
     assert uid is None
@@ -239,6 +308,11 @@ def test_certificates_that_it_cannot_read_are_in_the_way(short_dir: Path) -> Non
     assert "cannot read SSL_CERT_FILE" in str(user.describe()[1])
     bundle.chmod(0o644)
     assert GatewayUser(config, environment, has_uids=True).describe() == (GATEWAY, None)
+    (short_dir / "closed").mkdir(mode=0o700)
+    bundle = bundle.rename(short_dir / "closed" / "ca.pem")
+    user = GatewayUser(config, {"SSL_CERT_FILE": str(bundle)}, has_uids=True)
+    assert user.describe() == (GATEWAY, None)
+    assert bundle in user.shown
     assert GatewayUser(config, environment, has_uids=False).describe() == (None, None)
 
 

@@ -1,0 +1,46 @@
+"""What a Python program of ours must see, wherever it lies: to be shown to a user who cannot go there.
+
+See ``pool.keeper.service_user``, which shows it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+_CODE = Path(__file__).resolve().parents[2]
+_CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+
+
+def python_places() -> list[Path]:
+    """Our interpreter with its library and packages, and the code of this project."""
+    prefixes = (sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix)
+    return _unique([*map(Path, prefixes), Path(sys.executable), _CODE])
+
+
+def program_places(command: Sequence[str], environment: Mapping[str, str]) -> list[Path]:
+    """``python_places``, and what the program of ``command`` and the certificates of ``environment`` need."""
+    program = program_of(command, environment)
+    prefixes = [one.parent.parent for one in (program, program.resolve()) if _is_python(one.parent.parent)]
+    return _unique([*python_places(), program, *prefixes, *certificates(environment).values()])
+
+
+def program_of(command: Sequence[str], environment: Mapping[str, str]) -> Path:
+    """The file that is run."""
+    return Path(shutil.which(command[0], path=environment.get("PATH")) or command[0])
+
+
+def certificates(environment: Mapping[str, str]) -> dict[str, Path]:
+    """Where certificates are that a program with ``environment`` trusts, by the variable that says so."""
+    return {name: Path(environment[name]) for name in _CERTIFICATES if environment.get(name)}
+
+
+def _is_python(prefix: Path) -> bool:
+    """Is it where an interpreter is installed, and not a home that has a directory ``bin``?"""
+    return (prefix / "pyvenv.cfg").is_file() or any((prefix / "lib").glob("python3.*/os.py"))
+
+
+def _unique(places: Iterable[Path]) -> list[Path]:
+    return [place for place in dict.fromkeys(places) if place.is_absolute() and place != Path("/")]
