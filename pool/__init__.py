@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from pool.store.audit import AuditLog as AuditLog
     from pool.store.audit import snapshot as audit_snapshot
     from pool.store.audit import verify as verify_audit
+    from pool.store.spoilt import find_spoilt_rows as find_spoilt_rows
     from pool.store.usage import Usage as Usage
     from pool.store.usage import UsageFigures as UsageFigures
     from pool.store.usage import UsageRecord as UsageRecord
@@ -95,6 +96,7 @@ _HOMES = {
     "errors": "pool",
     "export_user_data": "pool.composition",
     "find_orphans": "pool.launch.process_table",
+    "find_spoilt_rows": "pool.store.spoilt",
     "measure_parts": "pool.workspace.sizes",
     "noted_groups": "pool.keeper.program",
     "open_accounts": "pool.composition",
@@ -141,6 +143,7 @@ __all__ = [
     "current_caller",
     "export_user_data",
     "find_orphans",
+    "find_spoilt_rows",
     "measure_parts",
     "noted_groups",
     "open_accounts",

@@ -19,6 +19,7 @@ from pool import (
     ClaudeInstancePool,
     PoolConfig,
     find_orphans,
+    find_spoilt_rows,
     measure_parts,
     noted_groups,
     open_accounts,
@@ -60,6 +61,7 @@ def examine(config: ServerConfig, pool_config: PoolConfig) -> Iterator[Finding]:
     yield _orphans(pool_config.data_dir)
     yield _disk(pool_config.data_dir)
     yield _database(config, pool_config.data_dir)
+    yield _rows(config, pool_config.data_dir)
     yield _sizes(pool_config.data_dir)
 
 
@@ -263,6 +265,21 @@ def _database(config: ServerConfig, data_dir: Path) -> Finding:
         return Finding("database", True, "SQLite works")
     except (PoolError, OSError) as error:
         return Finding("database", False, str(error), "see storage.url in docs/configuration.md")
+
+
+def _rows(config: ServerConfig, data_dir: Path) -> Finding:
+    """Rows are named and never shown."""
+    try:
+        spoilt = asyncio.run(find_spoilt_rows(data_dir, secret_text(config.storage.url)))
+    except (PoolError, OSError) as error:
+        return Finding("rows", True, f"not looked at: {error}", is_fatal=False)
+    if not spoilt:
+        return Finding("rows", True, "every session can be read")
+    named = [f"{row.table} {row.row_id} ({', '.join(row.fields) or 'its ids'})" for row in spoilt[:5]]
+    shown = "; ".join(named)
+    more = f" and {len(spoilt) - 5} more" if len(spoilt) > 5 else ""
+    remedy = "see docs/operations.md, rows that cannot be read"
+    return Finding("rows", False, f"cannot be read: {shown}{more}", remedy, is_fatal=False)
 
 
 def _sizes(data_dir: Path) -> Finding:

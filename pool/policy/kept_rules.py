@@ -38,6 +38,19 @@ def _is_kept(rule: Mapping[str, Any]) -> bool:
     return not content or rule["toolName"] not in _PATH_TOOLS or content.startswith(_SAME_EVERYWHERE)
 
 
+def is_kept(value: Mapping[str, Any]) -> bool:
+    """Has it the form of what is kept? A database can have been spoilt."""
+    rules, directories = value.get("rules", []), value.get("directories", [])
+    if not isinstance(rules, list) or not isinstance(directories, list):
+        return False
+    return all(isinstance(path, str) for path in directories) and all(
+        isinstance(rule, dict)
+        and isinstance(rule.get("toolName"), str)
+        and isinstance(rule.get("ruleContent", ""), str | None)
+        for rule in rules
+    )
+
+
 def kept_texts(kept: Mapping[str, Any] | None) -> list[str]:
     """Word for word what matches, for people: as the card of the approval has told it."""
     if kept is None:

@@ -22,6 +22,7 @@ from pool.model import ExitStatus, InstanceState, Reason, SessionState, TurnStat
 from pool.protocol.connection import pending_asks
 from pool.runtime import edges
 from pool.runtime.instance import Instance
+from pool.runtime.mending import fault_of
 from pool.store.base import OpenWork, PatchInstance
 
 if TYPE_CHECKING:
@@ -42,6 +43,13 @@ class Adoption:
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self.spoilt: Reason | None = None
+
+    def tell_spoilt(self) -> None:
+        """If the session's own row could not be read: fault it, once, and say why."""
+        fault, self.spoilt = self.spoilt, None
+        if fault is not None:
+            self.failed(fault)
 
     async def adopt(self, work: OpenWork, listing: InstanceListing | None) -> None:
         """Take over what an earlier server left of this session. ``listing`` None: the host knows nothing."""
@@ -87,13 +95,19 @@ class Adoption:
     def _restore(self, work: OpenWork) -> Reason | None:
         """Turns and approvals as they stood. What cannot be read of them ends; why, if so."""
         session = self._session
-        try:
-            session.turns.restore(work.turns)
-            session.approvals.restore(work.permissions)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is this session's alone
-            _log.exception("the open turns of session %s could not be restored", session.key)
-            message = f"what an earlier server left of it could not be taken over ({type(error).__name__})"
-            fault = Reason("not_restored", message)
+        self.spoilt = None
+        fault = fault_of(row.table for row in work.spoilt) if work.spoilt else None
+        if fault is None:
+            try:
+                session.turns.restore(work.turns)
+                session.approvals.restore(work.permissions)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is this session's alone
+                _log.exception("the open turns of session %s could not be restored", session.key)
+                message = (
+                    f"what an earlier server left of it could not be taken over ({type(error).__name__})"
+                )
+                fault = Reason("not_restored", message)
+        if fault is not None:
             session.approvals.restore(work.permissions)
             session.turns.lose_all(work.turns, fault)
             session.approvals.close_all()

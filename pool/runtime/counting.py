@@ -166,6 +166,14 @@ class Counters:
     gaps: Count = field(
         default_factory=lambda: Count("claude_pool_gaps_total", "Gaps that viewers were told of.")
     )
+    spoilt_rows: Count = field(
+        default_factory=lambda: Count(
+            "claude_pool_spoilt_rows_total",
+            "Rows of the database that could not be read, each counted once, by table.",
+            ("table",),
+            known=("sessions", "instances", "turns", "permissions"),
+        )
+    )
     keeper_restarts: Count = field(
         default_factory=lambda: Count(
             "claude_pool_keeper_restarts_total", "Keepers that were started anew because one had died."

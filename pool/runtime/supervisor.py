@@ -6,7 +6,8 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from pool.errors import Conflict, NotFound, PoolError, QuotaExceeded
 from pool.launch.base import InstanceListing, StopGraces
@@ -22,11 +23,12 @@ from pool.model import (
 from pool.runtime.capacity import Capacity
 from pool.runtime.conformance.late import end_told_turns
 from pool.runtime.instance import Instance
+from pool.runtime.mending import SpoiltRows, fault_of, mended
 from pool.runtime.reopening import Reopening
 from pool.runtime.session import Session
 from pool.runtime.strangers import end_strangers
 from pool.runtime.surroundings import Surroundings
-from pool.store.base import OpenWork, PutSession, SessionRecord
+from pool.store.base import InstanceRecord, OpenWork, PutSession, SessionRecord
 
 _log = logging.getLogger(__name__)
 _INTERRUPT_SECONDS = 0.5
@@ -43,6 +45,7 @@ class Supervisor:
         self._loading: Counter[SessionKey] = Counter()
         self.on_user_busy: Callable[[UserId], None] = lambda _user: None
         surroundings.instance_ended = self.forget_later
+        surroundings.store.on_spoilt = SpoiltRows(surroundings.counters).tell
         capacity = Capacity(self.sessions)
         surroundings.slots.evict = capacity.evict
         surroundings.slots.candidates = capacity.candidates
@@ -71,6 +74,7 @@ class Supervisor:
                 self._loading[key] -= 1
                 self._loading += Counter()  # drops who is at zero
         if session is not None:
+            session.adoption.tell_spoilt()
             session.used_at = self.around.clock.monotonic()
         return session
 
@@ -115,15 +119,21 @@ class Supervisor:
         session = await self.get(key)
         return session, True
 
-    async def _load(self, record: SessionRecord) -> Session:
+    async def _load(self, record: SessionRecord, live: Sequence[InstanceRecord] = ()) -> Session:
         number = await self.around.store.next_turn_number(record.key)
         exited = await self.around.store.exited_instances(record.key)
         message_ids = await self.around.store.message_ids(record.key)
+        changes: dict[str, Any] = {}
+        if record.spoilt:
+            record, changes = await mended(self.around.store, record, [*exited, *live])
         # Several may have read the rows side by side: the first to come back makes the one object.
         loaded = self.sessions.get(record.key)
         if loaded is not None:
             return loaded
         session = self.sessions[record.key] = Session(record, self.around, number)
+        if changes:
+            session.adoption.spoilt = fault_of(["sessions"])
+            session.patch(**changes)
         session.message_ids.update(message_ids)
         session.replay.spools |= {instance.ordinal: instance.instance_id for instance in exited}
         session.replay.silent |= {instance.ordinal for instance in exited if instance.offset == 0}
@@ -167,7 +177,7 @@ class Supervisor:
     async def _adopt(self, work: OpenWork, listings: dict[InstanceId, InstanceListing]) -> None:
         listing = listings.get(work.instances[-1].instance_id) if work.instances else None
         try:
-            session = await self._load(work.session)
+            session = await self._load(work.session, work.instances)
         except PoolError:
             raise  # the database does not work: nobody can be taken over
         except Exception:  # noqa: BLE001 - one user's failure never stops the server

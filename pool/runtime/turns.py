@@ -117,7 +117,9 @@ class Turns:
         self.queued.clear()
         self.current = self.by_cli = None
         for record in records:
-            turn = Turn(replace(record, reason=None))
+            # of one whose state cannot be read nobody knows that it has ended
+            was = TurnState.RUNNING if record.state.is_terminal else record.state
+            turn = Turn(replace(record, reason=None, state=was))
             is_queued = record.state is TurnState.QUEUED
             self.feed(turn, TurnEvent.SESSION_FAULTED if is_queued else TurnEvent.INSTANCE_LOST, reason)
 

@@ -8,7 +8,7 @@ returned. Durations are never computed from stored stamps of another machine.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +29,9 @@ from pool.model import (
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionRecord:
     """A session's row. ``position`` is the newest committed cursor.
+
+    ``spoilt``, here and in the other records, names the fields that could not
+    be read from the row and have something harmless in their place.
 
     ``active_clock`` is when it was last used by ``CLOCK_MONOTONIC``: good
     until the machine boots anew, whatever becomes of the wall clock.
@@ -51,6 +54,7 @@ class SessionRecord:
     active_clock: float | None = None
     woken_for_viewer: bool = False
     remembered: Mapping[str, Any] | None = None
+    spoilt: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +81,7 @@ class InstanceRecord:
     exit_code: int | None = None
     exit_signal: str | None = None
     started_clock: float | None = None
+    spoilt: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +106,7 @@ class TurnRecord:
     ended_at: float | None = None
     reason: dict[str, Any] | None = None
     interrupt: bool = False
+    spoilt: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +129,21 @@ class PermissionRecord:
     answer: bytes | None = None
     decision: str | None = None
     answered_by: str | None = None
+    spoilt: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SpoiltRow:
+    """A row that could not be read, for the log and for operators: ids and names, nothing of its content.
+
+    ``key`` is None when it cannot be told whose it is; ``fields`` empty when
+    the row's own id is what cannot be read: such a row is left out.
+    """
+
+    table: str
+    row_id: str
+    fields: tuple[str, ...]
+    key: SessionKey | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,16 +254,23 @@ Operation = (
 
 @dataclass(frozen=True, slots=True)
 class OpenWork:
-    """What a starting server must take over for one session."""
+    """What a starting server must take over for one session; ``spoilt`` is what cannot be read of it."""
 
     session: SessionRecord
     instances: Sequence[InstanceRecord] = field(default=())
     turns: Sequence[TurnRecord] = field(default=())
     permissions: Sequence[PermissionRecord] = field(default=())
+    spoilt: Sequence[SpoiltRow] = field(default=())
 
 
 class Store(ABC):
-    """The durable truth. One server process writes it at a time."""
+    """The durable truth. One server process writes it at a time.
+
+    A row that cannot be read never fails the reading of others: see
+    ``SessionRecord.spoilt``. ``on_spoilt`` is told of each, each time.
+    """
+
+    on_spoilt: Callable[[SpoiltRow], None] = staticmethod(lambda _row: None)
 
     @abstractmethod
     async def open(self) -> None:

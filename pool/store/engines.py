@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,14 @@ def _sqlite_file(url: URL) -> Path:
     return Path(name)
 
 
+class _Connection(sqlite3.Connection):
+    """One whose text may be spoilt: by itself, one bad byte would fail the reading of all rows."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.text_factory = lambda raw: raw.decode("utf-8", "replace")
+
+
 def create_private_file(file: Path) -> None:
     """Make ``file`` if it is missing and readable by its owner only, whatever the umask.
 
@@ -80,7 +89,7 @@ def writing_engine(location: Location, busy_timeout_seconds: float) -> sa.Engine
         # An error's text goes to the log; what users wrote must not.
         hide_parameters=True,
         # None: the driver begins nothing by itself, so that the event below decides how.
-        connect_args={"isolation_level": None, "check_same_thread": False},
+        connect_args={"isolation_level": None, "check_same_thread": False, "factory": _Connection},
     )
     _set_pragmas(
         engine,
@@ -108,6 +117,7 @@ def reading_engine(location: Location, busy_timeout_seconds: float) -> AsyncEngi
         isolation_level="AUTOCOMMIT",
         # A server that was restarted has closed what lies in the pool; a file never does.
         pool_pre_ping=location.file is None,
+        connect_args={"factory": _Connection} if location.file is not None else {},
     )
     if location.file is not None:
         _set_pragmas(

@@ -2,20 +2,22 @@
 
 A field is a column of the same name, but for three kinds of value: a cursor
 is three columns, an enum its value, a mapping JSON text. ``key`` is not here:
-it becomes the session's row id, see ``pool.store.operations``.
+it becomes the session's row id, see ``pool.store.operations``. What cannot be
+read of a row is replaced and named in the record's ``spoilt``; a row whose own
+name cannot be read is no record at all, but None.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from enum import Enum
 from typing import Any
 
 import sqlalchemy as sa
 
-from pool.errors import BadRequest
+from pool.errors import BadRequest, InvalidName
 from pool.model import (
     Cursor,
     InstanceId,
@@ -27,12 +29,19 @@ from pool.model import (
     TurnState,
     UserId,
 )
+from pool.names import check_name
+from pool.policy.kept_rules import is_kept
+from pool.protocol.command_line import PERMISSION_MODES
 from pool.store.base import InstanceRecord, PermissionRecord, SessionRecord, TurnRecord
+from pool.store.columns import Columns
 
 Record = SessionRecord | InstanceRecord | TurnRecord | PermissionRecord
 
 # What names a row cannot be changed; the name of everything else is checked against the record.
-_IDENTITY = frozenset({"key", "instance_id", "turn_id", "request_id"})
+_IDENTITY = frozenset({"key", "instance_id", "turn_id", "request_id", "spoilt"})
+_NO_COLUMN = frozenset({"key", "spoilt"})
+_ORIGINS = ("user", "cli")
+_APPROVAL_STATES = ("open", "answered", "closed")
 _PATCHABLE: dict[type[Record], frozenset[str]] = {
     SessionRecord: frozenset(f.name for f in fields(SessionRecord)) - _IDENTITY,
     InstanceRecord: frozenset(f.name for f in fields(InstanceRecord)) - _IDENTITY,
@@ -45,7 +54,7 @@ def columns_of(record: Record) -> dict[str, Any]:
     """All columns of a record but ``key``'s."""
     columns: dict[str, Any] = {}
     for item in fields(record):
-        if item.name != "key":
+        if item.name not in _NO_COLUMN:
             columns.update(_columns(item.name, getattr(record, item.name)))
     return columns
 
@@ -75,91 +84,118 @@ def _columns(name: str, value: Any) -> dict[str, Any]:
     return {name: value}
 
 
-def _key(row: sa.RowMapping) -> SessionKey:
-    return SessionKey(UserId(row["user_id"]), SessionId(row["session_id"]))
+def key_of(row: sa.RowMapping) -> SessionKey | None:
+    """Whose row it is; None when that cannot be read."""
+    try:
+        return SessionKey(
+            UserId(check_name(row["user_id"], "user_id")),
+            SessionId(check_name(row["session_id"], "session_id")),
+        )
+    except InvalidName:
+        return None
 
 
-def _cursor(row: sa.RowMapping, name: str) -> Cursor:
-    return Cursor(row[f"{name}_ordinal"], row[f"{name}_offset"], row[f"{name}_k"])
-
-
-def session_of(row: sa.RowMapping) -> SessionRecord:
-    """A session from all columns of ``sessions``."""
-    return SessionRecord(
-        key=_key(row),
-        title=row["title"],
-        state=SessionState(row["state"]),
-        template=row["template"],
-        model=row["model"],
-        permission_mode=row["permission_mode"],
-        cli_session=row["cli_session"],
-        created_at=row["created_at"],
-        last_active_at=row["last_active_at"],
-        position=_cursor(row, "position"),
-        next_ordinal=row["next_ordinal"],
-        resume_from=row["resume_from"],
-        active_clock=row["active_clock"],
+def session_of(row: sa.RowMapping) -> SessionRecord | None:
+    """A session from all columns of ``sessions``; a spoilt one is faulted, unless it was put away."""
+    key, read = key_of(row), Columns(row)
+    if key is None:
+        return None
+    record = SessionRecord(
+        key=key,
+        title=read.text("title"),
+        state=read.member("state", SessionState, SessionState.FAULTED),
+        template=read.text("template"),
+        model=read.text_or_none("model"),
+        permission_mode=read.one_of("permission_mode", PERMISSION_MODES, "default"),
+        cli_session=read.text_or_none("cli_session"),
+        created_at=read.time("created_at"),
+        last_active_at=read.time("last_active_at"),
+        position=read.cursor("position"),
+        next_ordinal=read.number("next_ordinal", 1),
+        resume_from=read.text_or_none("resume_from"),
+        active_clock=read.time_or_none("active_clock"),
         woken_for_viewer=bool(row["woken_for_viewer"]),
-        remembered=None if row["remembered"] is None else json.loads(row["remembered"]),
+        remembered=read.json_or_none("remembered", is_kept),
+        spoilt=read.spoilt,
     )
+    if record.spoilt and record.state is not SessionState.ARCHIVED:
+        return replace(record, state=SessionState.FAULTED)
+    return record
 
 
-def instance_of(row: sa.RowMapping) -> InstanceRecord:
+def instance_of(row: sa.RowMapping) -> InstanceRecord | None:
     """An instance from all columns of ``instances`` and its session's key."""
+    key, read = key_of(row), Columns(row)
+    instance_id = read.text("instance_id")
+    if key is None or not instance_id:
+        return None
     return InstanceRecord(
-        instance_id=InstanceId(row["instance_id"]),
-        key=_key(row),
-        ordinal=row["ordinal"],
-        state=InstanceState(row["state"]),
-        epoch=row["epoch"],
-        host=row["host"],
-        isolation=row["isolation"],
-        started_at=row["started_at"],
-        offset=row["spool_offset"],
-        pid=row["pid"],
-        start_ticks=row["start_ticks"],
-        boot_id=row["boot_id"],
-        turns=row["turns"],
-        exited_at=row["exited_at"],
-        exit_code=row["exit_code"],
-        exit_signal=row["exit_signal"],
-        started_clock=row["started_clock"],
+        instance_id=InstanceId(instance_id),
+        key=key,
+        ordinal=read.number("ordinal"),
+        state=read.member("state", InstanceState, InstanceState.STUCK),
+        epoch=read.number("epoch"),
+        host=read.text("host"),
+        isolation=read.text("isolation"),
+        started_at=read.time("started_at"),
+        offset=read.number("spool_offset"),
+        pid=read.number_or_none("pid"),
+        start_ticks=read.number_or_none("start_ticks"),
+        boot_id=read.text_or_none("boot_id"),
+        turns=read.number("turns"),
+        exited_at=read.time_or_none("exited_at"),
+        exit_code=read.number_or_none("exit_code"),
+        exit_signal=read.text_or_none("exit_signal"),
+        started_clock=read.time_or_none("started_clock"),
+        spoilt=read.spoilt,
     )
 
 
-def turn_of(row: sa.RowMapping) -> TurnRecord:
-    """A turn from all columns of ``turns`` and its session's key."""
+def turn_of(row: sa.RowMapping) -> TurnRecord | None:
+    """A turn from all columns of ``turns`` and its session's key; one of an unknown state is lost."""
+    key, read = key_of(row), Columns(row)
+    turn_id = read.text("turn_id")
+    if key is None or not turn_id:
+        return None
+    instance_id = read.text_or_none("instance_id")
     return TurnRecord(
-        turn_id=TurnId(row["turn_id"]),
-        key=_key(row),
-        number=row["number"],
-        state=TurnState(row["state"]),
-        origin=row["origin"],
-        created_at=row["created_at"],
-        message_id=row["message_id"],
-        content_hash=row["content_hash"],
-        position=row["position"],
-        line=row["line"],
-        instance_id=None if row["instance_id"] is None else InstanceId(row["instance_id"]),
-        ended_at=row["ended_at"],
-        reason=None if row["reason"] is None else json.loads(row["reason"]),
+        turn_id=TurnId(turn_id),
+        key=key,
+        number=read.number("number"),
+        state=read.member("state", TurnState, TurnState.LOST),
+        origin=read.one_of("origin", _ORIGINS, "user"),
+        created_at=read.time("created_at"),
+        message_id=read.text_or_none("message_id"),
+        content_hash=read.text_or_none("content_hash"),
+        position=read.number("position"),
+        line=read.data_or_none("line"),
+        instance_id=None if instance_id is None else InstanceId(instance_id),
+        ended_at=read.time_or_none("ended_at"),
+        reason=read.json_or_none("reason"),
         interrupt=bool(row["interrupt"]),
+        spoilt=read.spoilt,
     )
 
 
-def permission_of(row: sa.RowMapping) -> PermissionRecord:
+def permission_of(row: sa.RowMapping) -> PermissionRecord | None:
     """An approval from all columns of ``permissions`` and its session's key."""
+    key, read = key_of(row), Columns(row)
+    instance_id, request_id = read.text("instance_id"), read.text("request_id")
+    if key is None or not instance_id or not request_id:
+        return None
+    turn_id = read.text_or_none("turn_id")
     return PermissionRecord(
-        request_id=row["request_id"],
-        key=_key(row),
-        instance_id=InstanceId(row["instance_id"]),
-        turn_id=None if row["turn_id"] is None else TurnId(row["turn_id"]),
-        tool=row["tool"],
-        request=json.loads(row["request"]),
-        cursor=_cursor(row, "cursor"),
-        state=row["state"],
-        asked_at=row["asked_at"],
-        answer=row["answer"],
-        decision=row["decision"],
-        answered_by=row["answered_by"],
+        request_id=request_id,
+        key=key,
+        instance_id=InstanceId(instance_id),
+        turn_id=None if turn_id is None else TurnId(turn_id),
+        tool=read.text("tool", "unknown"),
+        request=read.json("request"),
+        cursor=read.cursor("cursor"),
+        state=read.one_of("state", _APPROVAL_STATES, "open"),
+        asked_at=read.time("asked_at"),
+        answer=read.data_or_none("answer"),
+        decision=read.text_or_none("decision"),
+        answered_by=read.text_or_none("answered_by"),
+        spoilt=read.spoilt,
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -17,7 +16,6 @@ from pool.store.base import (
     LogEntry,
     OpenWork,
     Operation,
-    PermissionRecord,
     SessionRecord,
     Store,
     TurnRecord,
@@ -25,7 +23,7 @@ from pool.store.base import (
 from pool.store.database import Database
 from pool.store.operations import perform
 from pool.store.purge import prune
-from pool.store.rows import instance_of, permission_of, session_of, turn_of
+from pool.store.reading import instances_in, open_work, sessions_in, turns_in
 from pool.store.tables import meta
 from pool.store.uids import give_uid
 
@@ -72,8 +70,8 @@ class SqlStore(Store):
 
     async def get_session(self, key: SessionKey) -> SessionRecord | None:
         """See ``Store.get_session``."""
-        row = await self.database.fetch_one(queries.session(key))
-        return None if row is None else session_of(row)
+        found = sessions_in(await self.database.fetch(queries.session(key)), self.on_spoilt)
+        return next(found, None)
 
     async def list_sessions(
         self,
@@ -86,7 +84,7 @@ class SqlStore(Store):
     ) -> Sequence[SessionRecord]:
         """See ``Store.list_sessions``."""
         statement = queries.sessions_of(user_id, search, include_archived, limit, after)
-        return [session_of(row) for row in await self.database.fetch(statement)]
+        return list(sessions_in(await self.database.fetch(statement), self.on_spoilt))
 
     async def count_sessions(self, user_id: UserId) -> int:
         """See ``Store.count_sessions``."""
@@ -95,16 +93,20 @@ class SqlStore(Store):
     async def open_work(self) -> Sequence[OpenWork]:
         """See ``Store.open_work``."""
         # By the writer: several statements that must see the same moment.
-        return await self.database.submit(_open_work)
+        work, spoilt = await self.database.submit(open_work)
+        for row in spoilt:
+            self.on_spoilt(row)
+        return work
 
     async def exited_instances(self, key: SessionKey) -> Sequence[InstanceRecord]:
         """See ``Store.exited_instances``."""
-        return [instance_of(row) for row in await self.database.fetch(queries.exited_instances(key))]
+        rows = await self.database.fetch(queries.exited_instances(key))
+        return list(instances_in(rows, self.on_spoilt))
 
     async def find_turn(self, key: SessionKey, message_id: str) -> TurnRecord | None:
         """See ``Store.find_turn``."""
-        row = await self.database.fetch_one(queries.turn_of_message(key, message_id))
-        return None if row is None else turn_of(row)
+        rows = await self.database.fetch(queries.turn_of_message(key, message_id))
+        return next(turns_in(rows, self.on_spoilt), None)
 
     async def message_ids(self, key: SessionKey) -> Sequence[str]:
         """See ``Store.message_ids``."""
@@ -112,8 +114,8 @@ class SqlStore(Store):
 
     async def get_turn(self, key: SessionKey, turn_id: TurnId) -> TurnRecord | None:
         """See ``Store.get_turn``."""
-        row = await self.database.fetch_one(queries.turn(key, turn_id))
-        return None if row is None else turn_of(row)
+        rows = await self.database.fetch(queries.turn(key, turn_id))
+        return next(turns_in(rows, self.on_spoilt), None)
 
     async def next_turn_number(self, key: SessionKey) -> int:
         """See ``Store.next_turn_number``."""
@@ -175,27 +177,3 @@ def _raise_counter(connection: sa.Connection, name: str, at_least: int) -> int:
     else:
         connection.execute(sa.update(meta).where(meta.c.key == name).values(value=str(value)))
     return value
-
-
-def _open_work(connection: sa.Connection) -> list[OpenWork]:
-    def rows(statement: sa.Select[Any]) -> Sequence[sa.RowMapping]:
-        return connection.execute(statement).mappings().all()
-
-    instances: dict[SessionKey, list[InstanceRecord]] = {}
-    turns: dict[SessionKey, list[TurnRecord]] = {}
-    permissions: dict[SessionKey, list[PermissionRecord]] = {}
-    for instance in map(instance_of, rows(queries.open_instances())):
-        instances.setdefault(instance.key, []).append(instance)
-    for turn in map(turn_of, rows(queries.open_turns())):
-        turns.setdefault(turn.key, []).append(turn)
-    for permission in map(permission_of, rows(queries.open_permissions())):
-        permissions.setdefault(permission.key, []).append(permission)
-    return [
-        OpenWork(
-            session=session,
-            instances=tuple(instances.get(session.key, ())),
-            turns=tuple(turns.get(session.key, ())),
-            permissions=tuple(permissions.get(session.key, ())),
-        )
-        for session in map(session_of, rows(queries.open_sessions()))
-    ]

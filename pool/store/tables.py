@@ -29,6 +29,16 @@ OPEN_PERMISSION = "state <> 'closed'"
 UID_IN_USE = "retired_at IS NULL"
 
 
+class _Bytes(sa.LargeBinary):
+    """Bytes that are handed over as they are found: SQLite holds anything in any column."""
+
+    cache_ok = True
+
+    def result_processor(self, dialect: sa.Dialect, coltype: object) -> None:
+        """None: a conversion that fails would fail the reading of all rows."""
+        return
+
+
 def _session_column(*, primary_key: bool = False) -> sa.Column[int]:
     return sa.Column(
         "session",
@@ -106,7 +116,7 @@ turns = sa.Table(
     sa.Column("message_id", sa.Text),
     sa.Column("content_hash", sa.Text),
     sa.Column("position", sa.Integer, nullable=False),
-    sa.Column("line", sa.LargeBinary),
+    sa.Column("line", _Bytes),
     sa.Column("instance_id", sa.Text),
     sa.Column("ended_at", sa.Double),
     sa.Column("reason", sa.Text),
@@ -141,7 +151,7 @@ permissions = sa.Table(
     sa.Column("cursor_k", sa.Integer, nullable=False),
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("asked_at", sa.Double, nullable=False),
-    sa.Column("answer", sa.LargeBinary),
+    sa.Column("answer", _Bytes),
     sa.Column("decision", sa.Text),
     sa.Column("answered_by", sa.Text),
 )

@@ -278,6 +278,7 @@ async def test_doctor_prints_one_line_a_check(short_dir: Path, fake_claude: Path
         "orphans",
         "disk",
         "database",
+        "rows",
         "data",
     ]
     broken = await run(short_dir / "data", "doctor", **fake(short_dir / "none"))

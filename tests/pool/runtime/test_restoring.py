@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
+from typing import Any
 
 import pytest
 
@@ -75,10 +76,10 @@ async def test_a_session_that_cannot_be_loaded_does_not_stop_the_server(
     await world.crash(pool)
     load = Supervisor._load
 
-    async def fail(self: Supervisor, record: SessionRecord) -> Session:
+    async def fail(self: Supervisor, record: SessionRecord, *live: Any) -> Session:
         if record.key.session_id == "bad":
             raise RuntimeError("nobody expected this")
-        return await load(self, record)
+        return await load(self, record, *live)
 
     monkeypatch.setattr(Supervisor, "_load", fail)
     again = await world.start()
