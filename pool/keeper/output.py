@@ -7,7 +7,11 @@ lose frames without a word if it wrote to a full disk itself (measured).
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+import termios
+from array import array
 from collections.abc import Callable
 
 from pool.keeper.handover import Packer, State, Unpacker
@@ -19,9 +23,15 @@ RETRY_SECONDS = 0.25
 DRAIN_SECONDS = 1.0
 STDERR_BYTES = 64 * 1024
 
-# a flood of stderr is read at this pace at most, so that it cannot eat the loop
-_FLOOD_BYTES = 4 * 1024 * 1024
-_FLOOD_SECONDS = 0.05
+# What writes to stderr without a pause is looked at this often, so that it cannot eat the loop; a
+# pipe that much was found in is widened, so that one look takes more.
+_PACE_SECONDS = 0.003
+_MUCH_BYTES = 32 * 1024
+_WIDE_PIPE_BYTES = 1024 * 1024
+# one byte more than is shown tells that something was cut off
+_KEPT_BYTES = STDERR_BYTES + 1
+# of all instances: nothing in it outlives one look
+_buffer = memoryview(bytearray(CHUNK_BYTES))
 
 
 class OutputPipe:
@@ -156,14 +166,18 @@ class OutputPipe:
 
 
 class StderrTail:
-    """Drains stderr for ever and keeps its last 64 KiB."""
+    """Drains stderr for ever and keeps its last 64 KiB.
+
+    What cannot be among these goes from the pipe to nowhere inside the
+    kernel: a flood costs the keeper next to nothing, whatever its speed.
+    """
 
     def __init__(self, loop: Loop, fd: int) -> None:
         self._loop = loop
         self._fd = fd
         self._tail = bytearray()
-        self._window_end = 0.0
-        self._window_bytes = 0
+        self._looked_at = 0.0
+        self._is_wide = False
         self._resume()
 
     def text(self) -> str:
@@ -186,39 +200,60 @@ class StderrTail:
         if self._fd < 0:
             return
         for _ in range(64):
-            if not self._read_once():
+            if not self._take():
                 break
         if self._fd >= 0:
             self._shut()
 
     def _readable(self, _mask: int) -> None:
-        taken = self._read_once()
+        taken = self._take()
+        if self._fd < 0:
+            return
+        if taken >= _MUCH_BYTES and not self._is_wide:
+            self._is_wide = True
+            with contextlib.suppress(OSError):  # the pipes of this user have as much as they may have
+                fcntl.fcntl(self._fd, fcntl.F_SETPIPE_SZ, _WIDE_PIPE_BYTES)
         now = self._loop.now()
-        if now >= self._window_end:
-            self._window_end = now + _FLOOD_SECONDS
-            self._window_bytes = 0
-        self._window_bytes += taken
-        if self._fd >= 0 and self._window_bytes >= _FLOOD_BYTES:
+        if now - self._looked_at < _PACE_SECONDS:
             self._loop.unwatch(self._fd)
-            self._loop.call_later(self._window_end - now, self._resume)
+            self._loop.call_later(_PACE_SECONDS, self._resume)
+        self._looked_at = now
 
     def _resume(self) -> None:
         if self._fd >= 0:
             self._loop.watch(self._fd, READ, self._readable)
 
-    def _read_once(self) -> int:
+    def _take(self) -> int:
+        """One look: how many bytes left the pipe."""
+        dropped = self._drop()
         try:
-            data = os.read(self._fd, CHUNK_BYTES)
+            count = os.readv(self._fd, [_buffer])
         except BlockingIOError:
-            return 0
-        if not data:
+            return dropped
+        if not count:
             self._shut()
-            return 0
-        self._tail += data
+            return dropped
+        self._tail += _buffer[:count]
         if len(self._tail) > 4 * STDERR_BYTES:
-            # one byte more than is shown tells that something was cut off
-            del self._tail[: -(STDERR_BYTES + 1)]
-        return len(data)
+            del self._tail[:-_KEPT_BYTES]
+        return dropped + count
+
+    def _drop(self) -> int:
+        """Let go of what has more behind it than is kept; how many bytes that were."""
+        waiting = array("i", [0])
+        fcntl.ioctl(self._fd, termios.FIONREAD, waiting)
+        surplus = waiting[0] - _KEPT_BYTES
+        if surplus <= 0:
+            return 0
+        try:
+            with open(os.devnull, "wb", buffering=0) as nowhere:
+                dropped = os.splice(self._fd, nowhere.fileno(), surplus)
+        except OSError:  # no descriptor is left, or this kernel cannot: it is read like the rest
+            return 0
+        if dropped:
+            # what is still in the pipe is more than is kept
+            self._tail.clear()
+        return dropped
 
     def _shut(self) -> None:
         self._loop.unwatch(self._fd)

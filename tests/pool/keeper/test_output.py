@@ -210,6 +210,24 @@ async def test_the_end_of_stderr_is_kept_from_a_lines_beginning(rig: Rig) -> Non
     assert (await client.request("stderr", instance="warner"))["stderr_tail"] == tail
 
 
+async def test_of_a_flood_the_very_end_is_kept_without_a_hole(rig: Rig) -> None:
+    """However much is dropped unseen at a time, what is shown is one piece of what was written."""
+    await rig.keeper()
+    client = await rig.client()
+    program = (
+        "import os\n"
+        "for first in range(0, 3_000_000, 50_000):\n"
+        "    text = b''.join(b'%08d\\n' % n for n in range(first, first + 50_000))\n"
+        "    while text: text = text[os.write(2, text):]\n"
+    )
+    _, flooder = await start(client, "shim", "flooder", python(program))
+    code, _signal, tail = await flooder.exit(40)
+    assert code == 0
+    numbers = [int(line) for line in tail.splitlines()]
+    assert numbers == list(range(3_000_000 - len(numbers), 3_000_000))
+    assert 65_536 - 9 < len(tail) <= 65_536
+
+
 async def test_a_grandchild_that_holds_stdout_does_not_delay_the_exit(rig: Rig, wrapper: str) -> None:
     await rig.keeper()
     client = await rig.client()
