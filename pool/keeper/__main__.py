@@ -14,9 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pool.keeper import wire
+from pool.keeper.bounds import Bounds
 from pool.keeper.cgroup import AUTO
 from pool.keeper.gateway_process import service_uid, shown_paths
 from pool.keeper.log import Log
+from pool.keeper.places import check_places
 from pool.keeper.program import HeldElsewhere, Program, Settings, take_lock
 from pool.keeper.takeover import check, log_path, take_over
 from pool.keeper.upgrade import CHECK_OPTION, STATE_OPTION
@@ -46,6 +48,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--gateway-shown", type=json.loads, default=(), help="paths that it is shown, a JSON list"
     )
+    parser.add_argument("--service-uid", type=int, help="whom the server runs as, who is kept in bounds")
+    parser.add_argument(
+        "--uid-range",
+        type=_uid_range,
+        help="FIRST:LAST, the uids of users; the last but one is the service's, the last the gateway's",
+    )
     parser.add_argument("--detach", action="store_true", help="return once the keeper listens")
     parser.add_argument(
         "--protocol-max",
@@ -61,7 +69,29 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(STATE_OPTION, type=int, dest="state_fd", help="take over from the image before")
     parser.add_argument(CHECK_OPTION, action="store_true", help="only try whether that would work")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    try:
+        options.bounds = _bounds(options)
+    except ValueError as error:
+        parser.error(str(error))
+    return options
+
+
+def _uid_range(text: str) -> tuple[int, int]:
+    first, _, last = text.partition(":")
+    return int(first), int(last)
+
+
+def _bounds(options: argparse.Namespace) -> Bounds | None:
+    """Raises ``ValueError`` rather than be a keeper that a server can make its way to root by."""
+    if options.service_uid is None:
+        return None
+    if options.uid_range is None or os.geteuid() != 0:
+        raise ValueError("--service-uid needs --uid-range and a keeper of root's")
+    first, last = options.uid_range
+    if options.gateway_command is not None and options.gateway_uid != last:
+        raise ValueError("--service-uid needs --gateway-uid, the last of --uid-range")
+    return Bounds(options.data.absolute(), options.service_uid, first, last)
 
 
 def _settings(options: argparse.Namespace) -> Settings:
@@ -76,11 +106,18 @@ def _settings(options: argparse.Namespace) -> Settings:
         cgroup=options.cgroup,
         gateway_uid=service_uid(options.gateway_uid),
         gateway_shown=shown_paths(options.gateway_shown),
+        bounds=options.bounds,
     )
 
 
 def _serve(options: argparse.Namespace, ready_fd: int | None) -> int:
     settings = _settings(options)
+    try:
+        if settings.bounds is not None:
+            settings.data_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
+            check_places(settings.data_dir, settings.bounds.gateway_uid)
+    except OSError as error:
+        return _fail(Log(Path(os.devnull)), ready_fd, f"the keeper cannot start: {error}", 1)
     (settings.data_dir / "keeper").mkdir(mode=0o700, parents=True, exist_ok=True)
     log = Log(log_path(settings))
     try:

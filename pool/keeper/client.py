@@ -55,6 +55,7 @@ class Hello:
 
     ``code`` names the code that it runs, None below version 2 of the protocol.
     ``gateway_uid`` is whose process the gateway is, None without one and from a keeper that cannot tell.
+    ``service_uid`` is the server that is not root which it keeps in bounds; None: it believes whom it serves.
     """
 
     version: int
@@ -65,6 +66,7 @@ class Hello:
     instances: Sequence[Mapping[str, Any]]
     code: str | None = None
     gateway_uid: int | None = None
+    service_uid: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +140,7 @@ class KeeperClient(asyncio.Protocol):
             answer["instances"],
             answer.get("code"),
             answer.get("gateway_uid"),
+            answer.get("service_uid"),
         )
         return client
 

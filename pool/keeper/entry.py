@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
@@ -14,6 +15,9 @@ from pool.keeper.journal import Record
 from pool.keeper.spawn import BWRAP, SHIM
 from pool.keeper.spool import Spool
 from pool.keeper.stream import Stream
+
+INSTANCE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", re.ASCII)
+"""What instances may be called: a name of a file."""
 
 # a list may be of thousands of instances
 _LISTED_STDERR_CHARACTERS = 2048

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import time
@@ -15,7 +14,7 @@ from typing import Any
 
 from pool.keeper import procfs
 from pool.keeper.cgroup import Groups
-from pool.keeper.entry import Askers, Call, Entry, HostError, Started, exit_frame, intent
+from pool.keeper.entry import INSTANCE_ID, Askers, Call, Entry, HostError, Started, exit_frame, intent
 from pool.keeper.gateway import Gateway
 from pool.keeper.handover import Packer, State, Unpacker
 from pool.keeper.instance import Instance
@@ -28,7 +27,6 @@ from pool.keeper.rights import Rights
 from pool.keeper.spawn import Spawned, SpawnError, has_files_left, spawn, spawned_of
 from pool.keeper.spool import Spool
 
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", re.ASCII)
 _JOURNAL_RETRY_SECONDS = 1.0
 
 
@@ -111,7 +109,7 @@ class Host:
         nothing is left of it after that call. Raises ``HostError``; nothing is left then.
         """
         instance_id = request.get("instance")
-        if not isinstance(instance_id, str) or not _ID.fullmatch(instance_id):
+        if not isinstance(instance_id, str) or not INSTANCE_ID.fullmatch(instance_id):
             raise HostError("bad_request", "not an instance id")
         if self._on_empty is not None:
             raise HostError("shutting_down", "the keeper is shutting down")

@@ -18,13 +18,14 @@ from pool.keeper import procfs
 from pool.keeper.cgroup import Group
 from pool.keeper.handover import Packer, State, Unpacker
 from pool.keeper.helper_watch import HelperWatch
+from pool.keeper.identifier import Identifier
 from pool.keeper.intake import Done, Intake
 from pool.keeper.ladder import Graces, Ladder
 from pool.keeper.log import Log
 from pool.keeper.loop import READ, Loop, Timer
 from pool.keeper.output import OutputPipe, StderrTail
 from pool.keeper.reaper import Reaper
-from pool.keeper.spawn import Identifier, Spawned
+from pool.keeper.spawn import Spawned
 from pool.keeper.spool import Spool
 from pool.keeper.tree import Tree
 

@@ -6,7 +6,8 @@ a JSON object::
     {"kind": "outbound", "slirp4netns": path, "nft": path}
     {"kind": "proxy", "port": number, "log": descriptor, "egress": {…}}
 
-and in both ``uid``: the user to become first, null for none.
+and in both ``uid``: the user to become first, null for none, and ``env``: the
+descriptor of a file that holds bubblewrap's environment, else it is ours.
 
 Either way the network namespace is made here, in a user namespace of its own,
 before there is a sandbox: nothing in the sandbox ever has a right over it, and
@@ -65,6 +66,7 @@ class Failed(Exception):
 def main() -> None:
     """Set the network up and become the program of the arguments; never returns."""
     settings, program = json.loads(sys.argv[1]), sys.argv[2:]
+    env = _environment(settings.get("env"))
     inherited = [fd for fd in _inherited() if fd != settings.get("log")]
     try:
         for fd in inherited:
@@ -78,12 +80,20 @@ def main() -> None:
         program = [program[0], "--sync-fd", str(sync), *program[1:]]
         for fd in (*inherited, sync):
             os.set_inheritable(fd, True)
-        os.execv(program[0], program)
-    except (Failed, OSError) as error:
+        os.execve(program[0], program, env)
+    except (Failed, OSError, ValueError) as error:
         # the keeper knows by the name that the CLI has not run
         os.write(2, f"network: {error}\n".encode())
     finally:
         os._exit(1)
+
+
+def _environment(told: int | None) -> dict[str, str]:
+    if told is None:
+        return dict(os.environ)
+    with open(told, "rb") as file:
+        env: dict[str, str] = json.loads(file.read())
+    return env
 
 
 def _inherited() -> list[int]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pool.keeper import wire
 from pool.keeper.answers import Call, Receipt, Starting, stream_to
+from pool.keeper.bounds import Bounds
 from pool.keeper.connection import Connection
 from pool.keeper.entry import HostError, describe, stderr_tail
 from pool.keeper.gate import BadLine, check_line
@@ -20,14 +21,16 @@ _SINCE = {"upgrade": 2, "replace_gateway": 2}
 
 
 class Operations:
-    """What the attached server may ask, by name."""
+    """What the attached server may ask, by name; within ``bounds`` where that is not root."""
 
     def __init__(
         self,
         host: Host,
         on_shutdown: Callable[[Graces], None],
         on_upgrade: Callable[[Call, dict[str, Any]], None],
+        bounds: Bounds | None = None,
     ) -> None:
+        self._bounds = bounds
         self._host = host
         self._on_shutdown = on_shutdown
         self._on_upgrade = on_upgrade
@@ -55,7 +58,7 @@ class Operations:
         operation = self._operations.get(name)
         if operation is None or connection.version < _SINCE.get(name, wire.VERSION_MIN):
             raise HostError("bad_request", f"no operation {request.get('op')!r}")
-        operation(connection, call, request)
+        operation(connection, call, request if self._bounds is None else self._bounds.bounded(name, request))
 
     def input(self, connection: Connection, handle: int, sequence: int, line: bytes) -> None:
         """One line for an instance's stdin; answered when it is in the pipe, or not at all written."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pool.keeper import procfs, wire
+from pool.keeper.bounds import Bounds
 from pool.keeper.cgroup import AUTO, Groups
 from pool.keeper.code_version import code_version
 from pool.keeper.entry import Call, HostError
@@ -30,6 +31,7 @@ from pool.keeper.loop import Loop
 from pool.keeper.notify import Notifier
 from pool.keeper.reaper import Reaper, become_subreaper
 from pool.keeper.reconcile import reconcile
+from pool.keeper.rights import let_gain_nothing
 from pool.keeper.server import SOCKET_NAME, Epochs, KeeperServer
 from pool.keeper.spawn import file_limits, raise_file_limit
 from pool.keeper.upgrade import Upgrade
@@ -59,6 +61,7 @@ class Settings:
     cgroup: str = AUTO
     gateway_uid: int | None = None
     gateway_shown: Sequence[str] = ()
+    bounds: Bounds | None = None
 
 
 class Program:
@@ -119,6 +122,9 @@ class Program:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._settings.runtime_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         check_private(self._settings.runtime_dir)
+        if self._settings.bounds is not None:
+            self._settings.runtime_dir.chmod(0o711)
+            self._log.write("keeper_in_bounds", gains_nothing=let_gain_nothing())
         raise_file_limit()
         become_subreaper()
         controllers = self._groups.enable()
@@ -217,6 +223,7 @@ class Program:
             on_shutdown=self.leave,
             on_upgrade=self._upgrade.begin,
             version_max=self._settings.version_max,
+            bounds=self._settings.bounds,
         )
 
     def _heed_signals(self) -> None:

@@ -7,12 +7,33 @@ same number is uid and gid; the user is in no other group.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import shutil
+import stat
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+_PR_SET_NO_NEW_PRIVS = 38
+_BWRAP_PATH = "/usr/local/bin:/usr/bin:/bin"
+
+
+def let_gain_nothing() -> bool:
+    """From now on no program started here gains rights by its file, a set-uid one of root's for one.
+
+    False where bubblewrap itself is such a program: then it could not work. Raises ``OSError``.
+    """
+    bwrap = shutil.which("bwrap", path=_BWRAP_PATH)
+    if bwrap is not None and os.stat(bwrap).st_mode & stat.S_ISUID:
+        return False
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_NO_NEW_PRIVS, *(ctypes.c_ulong(number) for number in (1, 0, 0, 0))) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +69,13 @@ class Rights:
             return subprocess.Popen(command, **options)
         return subprocess.Popen(command, **options, user=self.uid, group=self.uid, extra_groups=[])
 
-    def shim_word(self, cwd: str) -> str:
-        """The shim's argument that says the same, and where the program is to begin."""
-        return json.dumps({"uid": self.uid, "limits": dict(self.limits), "filter": self.filter, "cwd": cwd})
+    def shim_word(self, cwd: str, *, env: int, filter: int | None) -> str:
+        """The shim's argument that says the same, and where the program is to begin.
+
+        ``env`` and ``filter`` are the descriptors of the files that hold these.
+        """
+        told = {"uid": self.uid, "limits": dict(self.limits), "filter": filter, "cwd": cwd, "env": env}
+        return json.dumps(told)
 
     def give(self, directory: str | os.PathLike[str]) -> None:
         """Make a directory of ours, that nobody else could have touched, the user's. Raises ``OSError``."""

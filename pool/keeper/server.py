@@ -18,6 +18,7 @@ from typing import Any
 
 from pool.keeper import procfs, wire
 from pool.keeper.answers import Call, RestoredAskers
+from pool.keeper.bounds import Bounds
 from pool.keeper.code_version import code_version
 from pool.keeper.connection import Connection
 from pool.keeper.entry import HostError, describe, exit_frame
@@ -34,6 +35,8 @@ from pool.keeper.stream import Stream
 SOCKET_NAME = "keeper.sock"
 
 _BACKLOG = 16
+# what the highest one is would be no number for a database
+_EPOCHS = 2**63
 _UCRED = struct.Struct("3i")
 
 
@@ -60,7 +63,7 @@ class Epochs:
 
 
 class KeeperServer:
-    """Listens on ``keeper.sock`` and serves the attached server."""
+    """Listens on ``keeper.sock`` and serves the attached server: root or we, and who ``bounds`` is about."""
 
     def __init__(
         self,
@@ -74,6 +77,7 @@ class KeeperServer:
         on_shutdown: Callable[[Graces], None],
         on_upgrade: Callable[[Call, dict[str, Any]], None],
         version_max: int = wire.VERSION_MAX,
+        bounds: Bounds | None = None,
     ) -> None:
         self._path = runtime_dir / SOCKET_NAME
         self._epochs = epochs
@@ -86,14 +90,17 @@ class KeeperServer:
         self._connections: set[Connection] = set()
         self._attached: Connection | None = None
         self._listener: socket.socket | None = None
-        self._operations = Operations(host, on_shutdown, on_upgrade)
+        self._service_uid = None if bounds is None else bounds.service_uid
+        self._operations = Operations(host, on_shutdown, on_upgrade, bounds)
 
     def open(self) -> None:
         """Begin to listen; a stale socket of a dead keeper is replaced. Raises ``OSError``."""
         self._path.unlink(missing_ok=True)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(str(self._path))
-        self._path.chmod(0o600)
+        if self._service_uid is not None:
+            os.chown(self._path, -1, self._service_uid)
+        self._path.chmod(0o600 if self._service_uid is None else 0o660)
         self._listener.listen(_BACKLOG)
         self._listener.setblocking(False)
         self._loop.watch(self._listener.fileno(), READ, self._accept)
@@ -165,7 +172,7 @@ class KeeperServer:
             sock.close()
             return
         _pid, uid, _gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-        if uid not in (0, os.geteuid()):
+        if uid not in (0, os.geteuid(), self._service_uid):
             self._log.write("stranger_refused", uid=uid)
             sock.close()
             return
@@ -213,6 +220,8 @@ class KeeperServer:
 
     def _hello(self, connection: Connection, call: Call, request: dict[str, Any]) -> None:
         low, high, epoch = int(request["min"]), int(request["max"]), int(request["epoch"])
+        if not 0 <= epoch < _EPOCHS:
+            raise HostError("bad_request", "not an epoch")
         version = min(high, self._version_max)
         if version < max(low, wire.VERSION_MIN):
             raise HostError(
@@ -235,6 +244,7 @@ class KeeperServer:
             boot_id=procfs.boot_id(),
             gateway_pid=self._host.gateway.pid,
             gateway_uid=self._host.gateway.uid,
+            service_uid=self._service_uid,
             instances=[describe(entry) for entry in self._host.entries.values()],
             **since_2,
         )

@@ -4,6 +4,8 @@ Usage: ``python -I -S shim.py LIFELINE_FD STATUS_FD RIGHTS PROGRAM ARGUMENT...``
 
 RIGHTS is a JSON object: ``uid`` (null: ours), ``limits`` and ``filter`` are what
 ``rights.py`` says; the program gets them before it begins, the shim stays who it is.
+``filter`` and ``env``, the program's environment, are open descriptors; a keeper of
+before that says the filter's path, and its environment is ours.
 ``cwd`` is where the program begins: it goes there itself, with its rights, so that
 nobody else waits for a disk that does not answer.
 
@@ -53,6 +55,7 @@ def main() -> int:
     """Run the program given in the arguments until its whole tree is gone."""
     lifeline, status = int(sys.argv[1]), int(sys.argv[2])
     rights, program = json.loads(sys.argv[3]), sys.argv[4:]
+    rights["env"] = _environment(rights.get("env"))
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     wake = _wake_on_signals()
     # what the keeper or another user's kill(2) sends to us must not orphan the tree
@@ -66,6 +69,14 @@ def main() -> int:
     _watch(child, lifeline, status, wake)
     _end_tree(child, status)
     return EXIT_DONE
+
+
+def _environment(told: int | None) -> dict[str, str] | None:
+    if told is None:
+        return None
+    with open(told, "rb") as file:
+        env: dict[str, str] = json.loads(file.read())
+    return env
 
 
 def _wake_on_signals() -> int:
@@ -119,7 +130,9 @@ def _become(program: list[str], rights: dict[str, Any], lifeline: int, status: i
             signal.signal(number, signal.SIG_DFL)
         _take(rights)
         _enter(rights.get("cwd"))
-        os.execv(program[0], program)
+        if rights["env"] is None:
+            os.execv(program[0], program)
+        os.execve(program[0], program, rights["env"])
     except (OSError, ValueError, TypeError) as error:
         code, text = getattr(error, "errno", None) or 0, getattr(error, "strerror", None) or error
         os.write(error_out, f"{code} {text}".encode())
@@ -130,7 +143,7 @@ def _become(program: list[str], rights: dict[str, Any], lifeline: int, status: i
 def _take(rights: dict[str, Any]) -> None:
     """Give up what the program is not to have; any failure is an ``OSError`` or ``ValueError``."""
     rules = b""
-    if rights.get("filter"):
+    if rights.get("filter") is not None:
         with open(rights["filter"], "rb") as file:
             rules = file.read()
     for name, value in rights.get("limits", {}).items():

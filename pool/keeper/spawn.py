@@ -1,4 +1,4 @@
-"""Starts one wrapped CLI and finds out which process it is.
+"""Starts one wrapped CLI; ``identifier`` finds out which process it is.
 
 The wrapper is bubblewrap, which tells its namespace's init on an info
 descriptor, or the shim, which tells the CLI's pid on a status descriptor.
@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from pool.keeper import procfs
-from pool.keeper.handover import Packer, State, Unpacker
-from pool.keeper.loop import READ, Loop, Timer
+from pool.keeper.handover import State, Unpacker
+from pool.keeper.opening import open_file, open_log
 from pool.keeper.rights import Rights
 
 BWRAP = "bwrap"
@@ -28,12 +28,10 @@ SHIM = "shim"
 OURS = Rights()
 
 _PIPE_BYTES = 1024 * 1024
-_POLL_SECONDS = 0.001
-_SLOWEST_POLL_SECONDS = 0.05
-_SHIM_PATH = Path(__file__).with_name("shim.py")
+_SHIM_COMMAND = (sys.executable, "-I", "-S", str(Path(__file__).with_name("shim.py")))
 _NETWORK_PATH = Path(__file__).with_name("network.py")
 _LOG = "{log_fd}"
-_LONG_LOG_BYTES = 16 * 1024 * 1024
+_OWN_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 # captured before the keeper raises its own: programs that use select() need the low one
 _FILE_LIMITS = resource.getrlimit(resource.RLIMIT_NOFILE)
 # kept free, because a keeper without descriptors cannot even look what is alive
@@ -144,20 +142,21 @@ def spawn(
             raise SpawnError("pipes", str(error)) from error
         opened = _open_files(files or {}, theirs)
         argv = [str(opened.get(word, word)) for word in argv]
-        command, passed = _command(wrapper, argv, report_write, lifeline_read, rights, cwd)
-        start = rights.popen if wrapper == BWRAP else subprocess.Popen
-        if network is not None and wrapper == BWRAP:
-            start = subprocess.Popen
-            command = _in_network({**network, "uid": rights.uid}, command, opened, theirs)
+        if wrapper == BWRAP:
+            plan = _Plan(_bwrap_command(argv, report_write, cwd), [report_write], env, rights.popen)
+            if network is not None:
+                plan = _in_network({**network, "uid": rights.uid}, plan, opened, theirs)
+        else:
+            plan = _in_shim(argv, env, cwd, rights, (lifeline_read, report_write), theirs)
         try:
             with _first_to_go():
-                child = start(
-                    command,
+                child = plan.start(
+                    plan.command,
                     stdin=stdin_read,
                     stdout=stdout_write,
                     stderr=stderr_write,
-                    pass_fds=(*passed, *opened.values()),
-                    env=dict(env),
+                    pass_fds=(*plan.passed, *opened.values()),
+                    env=dict(plan.env),
                     cwd="/",
                     umask=0o077,
                     start_new_session=True,
@@ -205,32 +204,49 @@ def _first_to_go() -> Iterator[None]:
             Path(path).write_text(before)
 
 
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What is executed, with which descriptors and environment, and how."""
+
+    command: list[str]
+    passed: Sequence[int]
+    env: Mapping[str, str]
+    start: Callable[..., subprocess.Popen[bytes]]
+
+
 def _in_network(
-    settings: Mapping[str, Any],
-    command: Sequence[str],
-    opened: dict[str, int],
-    theirs: contextlib.ExitStack,
-) -> list[str]:
+    settings: Mapping[str, Any], plan: _Plan, opened: dict[str, int], theirs: contextlib.ExitStack
+) -> _Plan:
     """As ``network_command``, with the log open. The script needs our interpreter, which the user may not
     reach, and so becomes the user itself."""
     if "log" in settings:
         opened[_LOG] = _open_log(settings["log"], theirs)
         settings = {**settings, "log": opened[_LOG]}
-    return network_command(settings, command)
+    kept = _kept(plan.env, theirs)
+    command = network_command({**settings, "env": kept}, plan.command)
+    return _Plan(command, [*plan.passed, kept], _own_environment(plan.env), subprocess.Popen)
+
+
+def _in_shim(
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    cwd: str,
+    rights: Rights,
+    pipes: tuple[int, int],
+    theirs: contextlib.ExitStack,
+) -> _Plan:
+    """The shim stays who we are; ``pipes`` are its lifeline and its status descriptor."""
+    kept = _kept(env, theirs)
+    filters = [] if rights.filter is None else [_open_file(rights.filter, theirs)]
+    word = rights.shim_word(cwd, env=kept, filter=filters[0] if filters else None)
+    command = [*_SHIM_COMMAND, *map(str, pipes), word, *argv]
+    return _Plan(command, [*pipes, kept, *filters], _own_environment(env), subprocess.Popen)
 
 
 def _open_log(path: str, theirs: contextlib.ExitStack) -> int:
-    """A file to append to, which no uid of an instance could open itself; a long one is put aside."""
+    """A file to append to, which no uid of an instance could open itself."""
     try:
-        with contextlib.suppress(FileNotFoundError):
-            if os.stat(path).st_size > _LONG_LOG_BYTES:
-                os.replace(path, f"{path}.1")
-        directory = Path(path).parent
-        directory.parent.mkdir(mode=0o700, exist_ok=True)
-        directory.mkdir(mode=0o700, exist_ok=True)
-        descriptor = os.open(
-            path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
-        )
+        descriptor = open_log(path)
     except OSError as error:
         raise SpawnError("network", f"the log of connections cannot be opened: {error}") from error
     theirs.callback(os.close, descriptor)
@@ -238,149 +254,45 @@ def _open_log(path: str, theirs: contextlib.ExitStack) -> int:
 
 
 def _open_files(files: Mapping[str, str], theirs: contextlib.ExitStack) -> dict[str, int]:
-    opened: dict[str, int] = {}
-    for placeholder, path in files.items():
-        try:
-            opened[placeholder] = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except (OSError, TypeError) as error:
-            raise SpawnError("files", str(error)) from error
-        theirs.callback(os.close, opened[placeholder])
-    return opened
+    return {placeholder: _open_file(path, theirs) for placeholder, path in files.items()}
 
 
-def _command(
-    wrapper: str, argv: Sequence[str], report: int, lifeline: int, rights: Rights, cwd: str
-) -> tuple[list[str], tuple[int, ...]]:
-    if wrapper == BWRAP:
-        # named twice it would warn, which is taken for a start that failed
-        there = [] if cwd == "/" or "--chdir" in argv else ["--chdir", cwd]
-        return [argv[0], "--info-fd", str(report), *there, *argv[1:]], (report,)
-    python = [sys.executable, "-I", "-S", str(_SHIM_PATH)]
-    return [*python, str(lifeline), str(report), rights.shim_word(cwd), *argv], (lifeline, report)
+def _open_file(path: str, theirs: contextlib.ExitStack) -> int:
+    try:
+        descriptor = open_file(path)
+    except (OSError, TypeError) as error:
+        raise SpawnError("files", str(error)) from error
+    theirs.callback(os.close, descriptor)
+    return descriptor
+
+
+def _kept(env: Mapping[str, str], theirs: contextlib.ExitStack) -> int:
+    """``env`` in a file in memory, for a script of ours that becomes a program with it.
+
+    Neither loader nor interpreter of ours heeds what is in it.
+    """
+    if not all(isinstance(word, str) for pair in env.items() for word in pair):
+        raise SpawnError("exec", "an environment is of texts")
+    descriptor = os.memfd_create("environment")
+    theirs.callback(os.close, descriptor)
+    with os.fdopen(os.dup(descriptor), "wb") as file:
+        file.write(json.dumps(dict(env)).encode())
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
+
+
+def _own_environment(env: Mapping[str, str]) -> dict[str, str]:
+    """Of a script of ours: nothing but the instance's mark, by which its processes are found."""
+    marks = (procfs.MARKER, procfs.SITE_MARKER)
+    return {"PATH": _OWN_PATH, "LC_ALL": "C.UTF-8"} | {name: env[name] for name in marks if name in env}
+
+
+def _bwrap_command(argv: Sequence[str], report: int, cwd: str) -> list[str]:
+    # named twice it would warn, which is taken for a start that failed
+    there = [] if cwd == "/" or "--chdir" in argv else ["--chdir", cwd]
+    return [argv[0], "--info-fd", str(report), *there, *argv[1:]]
 
 
 def network_command(settings: Mapping[str, Any], command: Sequence[str]) -> list[str]:
     """``command``, which is of bubblewrap, in a network of its own."""
     return [sys.executable, "-I", "-S", str(_NETWORK_PATH), json.dumps(settings), *command]
-
-
-class Identifier:
-    """Reads the wrapper's report until the CLI's process is known.
-
-    Calls ``on_init`` with the namespace's init (bubblewrap only) and then
-    ``on_cli`` with the CLI; a failed start is told by ``on_error(step, text)``
-    where the wrapper knows it. The shim's lines go to ``on_report`` too.
-    """
-
-    def __init__(
-        self,
-        loop: Loop,
-        spawned: Spawned,
-        *,
-        on_init: Callable[[procfs.ProcessRef], None],
-        on_cli: Callable[[procfs.ProcessRef], None],
-        on_error: Callable[[str, str], None],
-        on_report: Callable[[str, int], None],
-    ) -> None:
-        self._loop = loop
-        self._fd = spawned.report
-        self._wrapper_pid = spawned.pid
-        self._is_bwrap = not spawned.has_shim
-        self._prelude = spawned.prelude
-        self._on_init = on_init
-        self._on_cli = on_cli
-        self._on_error = on_error
-        self._on_report = on_report
-        self._text = b""
-        self._init: procfs.ProcessRef | None = None
-        self._timer: Timer | None = None
-        self._pause = _POLL_SECONDS
-        if self._fd >= 0:
-            loop.watch(self._fd, READ, self._readable)
-
-    def to_state(self, packer: Packer) -> State:
-        """The report as far as it was read, and whether the CLI is still looked for."""
-        return {
-            "fd": packer.descriptor(self._fd),
-            "text": packer.data(self._text),
-            "searching": self._timer is not None and self._timer.is_pending,
-        }
-
-    def restore(self, state: State, unpacker: Unpacker, init: procfs.ProcessRef | None) -> None:
-        """The way back; ``fd`` was given to the constructor."""
-        self._text = unpacker.data(state["text"])
-        self._init = init
-        if state["searching"]:
-            self._timer = self._loop.call_later(self._pause, self._find_cli)
-
-    def close(self) -> None:
-        """Read what is left and let go of the report descriptor."""
-        if self._timer is not None:
-            self._timer.cancel()
-        if self._fd >= 0:
-            self._readable(READ)
-        if self._fd >= 0:
-            self._shut()
-
-    def _shut(self) -> None:
-        self._loop.unwatch(self._fd)
-        os.close(self._fd)
-        self._fd = -1
-
-    def _readable(self, _mask: int) -> None:
-        try:
-            data = os.read(self._fd, 65536)
-        except BlockingIOError:
-            return
-        self._text += data
-        if self._is_bwrap:
-            self._parse_info()
-        else:
-            self._parse_lines()
-        if not data:
-            self._shut()
-
-    def _parse_info(self) -> None:
-        try:
-            pid = int(json.loads(self._text)["child-pid"])
-        except (ValueError, KeyError, TypeError):
-            return
-        self._text = b""
-        init = procfs.ProcessRef.open(pid)
-        if init is None or init.stat.ppid != self._wrapper_pid:
-            return
-        self._init = init
-        self._on_init(init)
-        self._find_cli()
-
-    def _find_cli(self) -> None:
-        """The child of the namespace's init, once it has become the CLI."""
-        init = self._init
-        if init is None or init.is_dead:
-            return
-        for pid in procfs.children(init.pid):
-            ref = procfs.ProcessRef.open(pid)
-            if ref is None:
-                continue
-            # until its exec the child still bears bubblewrap's name
-            if ref.stat.ppid == init.pid and ref.stat.comm not in (init.stat.comm, self._prelude):
-                self._on_cli(ref)
-                return
-            ref.close()
-        self._timer = self._loop.call_later(self._pause, self._find_cli)
-        self._pause = min(2 * self._pause, _SLOWEST_POLL_SECONDS)
-
-    def _parse_lines(self) -> None:
-        *lines, self._text = self._text.split(b"\n")
-        for line in lines:
-            word, _, rest = line.decode(errors="replace").partition(" ")
-            if word == "pid":
-                self._on_report(word, int(rest))
-                ref = procfs.ProcessRef.open(int(rest))
-                # already dead: its status follows
-                if ref is not None and ref.stat.ppid == self._wrapper_pid:
-                    self._on_cli(ref)
-            elif word == "error":
-                self._on_error("exec", rest.partition(" ")[2])
-            else:
-                self._on_report(word, int(rest))

@@ -26,7 +26,9 @@ class KeeperNotStarted(Exception):
 class KeeperCommand:
     """How to start a keeper; ``program`` is the command without options.
 
-    ``gateway_shown`` is what the gateway is to see wherever it lies, see ``service_user``.
+    ``gateway_shown`` is what the gateway is to see wherever it lies, see ``service_user``. With
+    ``service_uid`` the keeper serves a server that is not root, within ``bounds``; ``uid_range`` is the
+    first and the last uid of the pool then, and the gateway's has to be that last one.
     """
 
     program: Sequence[str]
@@ -39,6 +41,8 @@ class KeeperCommand:
     cgroup: str = "auto"
     gateway_uid: int | None = None
     gateway_shown: Sequence[Path] = ()
+    service_uid: int | None = None
+    uid_range: tuple[int, int] | None = None
 
     def argv(self) -> list[str]:
         """The whole command line."""
@@ -47,6 +51,9 @@ class KeeperCommand:
             gateway += ["--gateway-uid", str(self.gateway_uid)]
         if self.gateway_shown:
             gateway += ["--gateway-shown", json.dumps([str(path) for path in self.gateway_shown])]
+        bounds = [] if self.service_uid is None else ["--service-uid", str(self.service_uid)]
+        if self.uid_range is not None:
+            bounds += ["--uid-range", ":".join(map(str, self.uid_range))]
         return [
             *self.program,
             *("--data", str(self.data_dir), "--runtime", str(self.runtime_dir)),
@@ -54,6 +61,7 @@ class KeeperCommand:
             *("--spool-max", str(self.spool_max_bytes), "--segment", str(self.segment_bytes)),
             *("--cgroup", self.cgroup),
             *gateway,
+            *bounds,
             "--detach",
         ]
 

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shutil
 from collections.abc import Collection
 from pathlib import Path
 
-
-def temporary_name(instance_id: str) -> str:
-    """The name of an instance's own temporary directory below ``<data>/tmp``; short, for sockets in it."""
-    return hashlib.sha256(instance_id.encode()).hexdigest()[:12]
+from pool.keeper.places import temporary_name as temporary_name
 
 
 def remove_leftovers(data_dir: Path, known: Collection[str], changed_before: float) -> int:

@@ -6,13 +6,15 @@ import json
 import os
 import resource
 import signal
+import subprocess
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from pool.keeper import spawn
 from pool.keeper.client import KeeperError
-from tests.pool.keeper.rig import ECHO, Collector, Rig, python, request, start
+from tests.pool.keeper.rig import ECHO, PYTHON, Collector, Rig, python, request, start
 
 LOOK = """
 import json, os, resource
@@ -150,3 +152,23 @@ def _sleeper(index: int) -> dict[str, object]:
 def _cpu_ticks(pid: int) -> int:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return int(fields[11]) + int(fields[12])
+
+
+def test_a_keeper_of_earlier_code_is_understood_by_the_shim_that_is_installed(tmp_path: Path) -> None:
+    """It gives its own environment and the filter's path, until it goes over to this code."""
+    lifeline, held = os.pipe()
+    told, status = os.pipe()
+    rights = json.dumps({"uid": None, "limits": {}, "filter": None, "cwd": str(tmp_path)})
+    shim = str(Path(spawn.__file__).with_name("shim.py"))
+    words = [PYTHON, "-I", "-S", shim, str(lifeline), str(status), rights, "/bin/sh", "-c", "echo $WORD; pwd"]
+    env = {"PATH": "/usr/bin:/bin", "WORD": "said"}
+    try:
+        done = subprocess.run(words, env=env, pass_fds=[lifeline, status], capture_output=True, check=True)
+        assert done.stdout.decode().split() == ["said", str(tmp_path)]
+        os.close(status)
+        status = -1
+        assert os.read(told, 99).decode().splitlines()[1] == "code 0"
+    finally:
+        for fd in (lifeline, held, told, status):
+            if fd >= 0:
+                os.close(fd)
