@@ -17,16 +17,22 @@ if TYPE_CHECKING:
     from pool.caller import calling as calling
     from pool.caller import current_caller as current_caller
     from pool.caller import shortened as shortened
+    from pool.composition import Host as Host
     from pool.composition import export_user_data as export_user_data
     from pool.composition import open_accounts as open_accounts
+    from pool.composition import open_host as open_host
     from pool.composition import remove_user_files as remove_user_files
+    from pool.composition import stewarded_host as stewarded_host
+    from pool.composition import stewards_verbs as stewards_verbs
     from pool.config import PoolConfig as PoolConfig
     from pool.config import Quota as Quota
     from pool.config import QuotaBook as QuotaBook
     from pool.keeper.notify import Notifier as Notifier
     from pool.keeper.program import noted_groups as noted_groups
+    from pool.launch.cli import find_cli as find_cli
     from pool.launch.process_table import ProcessReport as ProcessReport
     from pool.launch.process_table import find_orphans as find_orphans
+    from pool.launch.shown import program_places as program_places
     from pool.model import Accepted as Accepted
     from pool.model import InstanceInfo as InstanceInfo
     from pool.model import InstanceState as InstanceState
@@ -46,6 +52,12 @@ if TYPE_CHECKING:
     from pool.runtime.hub import Subscription as Subscription
     from pool.runtime.hub import Viewer as Viewer
     from pool.runtime.pooled import PooledInstance as PooledInstance
+    from pool.steward.client import VARIABLE as STEWARD
+    from pool.steward.client import StewardClient as StewardClient
+    from pool.steward.process import Steward as Steward
+    from pool.steward.service_user import give_data as give_data
+    from pool.steward.service_user import obstacle_to_dropping as obstacle_to_dropping
+    from pool.steward.service_user import service_uid as server_uid
     from pool.store.accounts import Accounts as Accounts
     from pool.store.audit import AuditLog as AuditLog
     from pool.store.audit import snapshot as audit_snapshot
@@ -57,6 +69,18 @@ if TYPE_CHECKING:
     from pool.workspace.sizes import measure_parts as measure_parts
 
 _HOMES = {
+    "find_cli": "pool.launch.cli",
+    "program_places": "pool.launch.shown",
+    "Host": "pool.composition",
+    "open_host": "pool.composition",
+    "stewards_verbs": "pool.composition",
+    "stewarded_host": "pool.composition",
+    "Steward": "pool.steward.process",
+    "StewardClient": "pool.steward.client",
+    "STEWARD": "pool.steward.client:VARIABLE",
+    "server_uid": "pool.steward.service_user:service_uid",
+    "obstacle_to_dropping": "pool.steward.service_user",
+    "give_data": "pool.steward.service_user",
     "Accepted": "pool.model",
     "Accounts": "pool.store.accounts",
     "AuditLog": "pool.store.audit",
@@ -105,6 +129,7 @@ _HOMES = {
     "verify_audit": "pool.store.audit:verify",
 }
 __all__ = [
+    "STEWARD",
     "Accepted",
     "Accounts",
     "AuditLog",
@@ -115,6 +140,7 @@ __all__ = [
     "ClaudeInstancePool",
     "Count",
     "Histogram",
+    "Host",
     "InstanceInfo",
     "InstanceState",
     "Level",
@@ -129,6 +155,8 @@ __all__ = [
     "SessionInfo",
     "SessionState",
     "Spread",
+    "Steward",
+    "StewardClient",
     "Subscription",
     "TurnInfo",
     "TurnState",
@@ -142,13 +170,21 @@ __all__ = [
     "compile_rules",
     "current_caller",
     "export_user_data",
+    "find_cli",
     "find_orphans",
     "find_spoilt_rows",
+    "give_data",
     "measure_parts",
     "noted_groups",
+    "obstacle_to_dropping",
     "open_accounts",
+    "open_host",
+    "program_places",
     "remove_user_files",
+    "server_uid",
     "shortened",
+    "stewarded_host",
+    "stewards_verbs",
     "verify_audit",
 ]
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 from pool.clock import Clock, SystemClock
 from pool.config import PoolConfig
@@ -16,17 +17,22 @@ from pool.errors import PoolError
 from pool.launch.base import Launcher
 from pool.launch.cli import find_cli
 from pool.launch.local import LocalLauncher
+from pool.launch.local_host import LocalHost
 from pool.runtime.backlog import Backlog
 from pool.runtime.exporting import export
 from pool.runtime.slots import Slots
 from pool.runtime.surroundings import Surroundings
+from pool.steward.client import StewardClient
+from pool.steward.remote import RemoteFiles, RemoteHost
+from pool.steward.service import Verb
+from pool.steward.verbs import Verbs
 from pool.store.accounts import Accounts
 from pool.store.audit import AuditLog
 from pool.store.database import Database
 from pool.store.personal import PersonalData
 from pool.store.sql import SqlStore
 from pool.store.usage import Usage
-from pool.workspace.workspaces import Workspaces
+from pool.workspace.host_files import HostFiles
 
 _BYTES_PER_INSTANCE = 200 * 1024 * 1024
 
@@ -59,10 +65,10 @@ def remove_user_files(data_dir: Path, user_id: str, *, keep_workspace: bool = Fa
 
     Raises ``PoolError``.
     """
-    workspaces = Workspaces(data_dir)
+    files = HostFiles(data_dir)
     if keep_workspace:
-        workspaces.keep_aside(user_id)
-    workspaces.remove(user_id)
+        files.keep_aside(user_id)
+    files.remove(user_id)
 
 
 async def export_user_data(data_dir: Path, storage_url: str | None, user_id: str) -> AsyncGenerator[bytes]:
@@ -70,27 +76,67 @@ async def export_user_data(data_dir: Path, storage_url: str | None, user_id: str
     database = Database(storage_url, data_dir)
     await database.open_for_reading()
     try:
-        async for piece in export(PersonalData(database), Workspaces(data_dir).paths(user_id)):
+        async for piece in export(PersonalData(database), HostFiles(data_dir), user_id):
             yield piece
     finally:
         await database.aclose()
 
 
-def compose(config: PoolConfig, *, launcher: Launcher | None = None, clock: Clock | None = None) -> Parts:
-    """Build the adapters for ``config``; nothing is opened or started yet.
+class Given(TypedDict, total=False):
+    """Adapters that are there already; the others are made."""
+
+    launcher: Launcher | None
+    host: Host | None
+    clock: Clock | None
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What is done on this machine with the service's own rights: by this process, or by its steward."""
+
+    files: HostFiles
+    local: LocalHost
+
+
+def open_host(config: PoolConfig, environment: Mapping[str, str] | None = None) -> Host:
+    """The host by this process itself; what it can do is tried out.
+
+    Raises ``IsolationUnavailable``, ``BadRequest``.
+    """
+    files = HostFiles(config.data_dir, config.templates_dir)
+    return Host(files, LocalHost(config, environment, templates_want_outbound=_want_outbound(files)))
+
+
+def stewards_verbs(config: PoolConfig, host: Host, uid: int) -> dict[str, Verb]:
+    """What a server that runs as ``uid`` may ask its steward, which has ``host``."""
+    return Verbs(config, host.files, host.local, uid).by_name()
+
+
+def stewarded_host(config: PoolConfig, steward: StewardClient) -> Host:
+    """The host of a server that has a steward."""
+    files = RemoteFiles(steward, config.data_dir, config.templates_dir)
+    return Host(files, RemoteHost(steward, config))
+
+
+def compose(config: PoolConfig, **given: Unpack[Given]) -> Parts:
+    """Build the adapters for ``config``, all that are not given; nothing is opened or started yet.
 
     Raises ``IsolationUnavailable``.
     """
     config.data_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
     store, accounts = open_accounts(config.data_dir, config.storage_url)
-    workspaces = Workspaces(config.data_dir, config.templates_dir)
+    host, launcher = given.get("host"), given.get("launcher")
+    if launcher is None:
+        host = host or open_host(config)
+        launcher = LocalLauncher(config, host=host.local)
+    files = host.files if host is not None else HostFiles(config.data_dir, config.templates_dir)
     limit = config.max_instances if config.max_instances is not None else default_max_instances()
     surroundings = Surroundings(
         config=config,
-        clock=clock or SystemClock(),
+        clock=given.get("clock") or SystemClock(),
         store=store,
-        launcher=launcher or LocalLauncher(config, templates_want_outbound=_want_outbound(workspaces)),
-        workspaces=workspaces,
+        launcher=launcher,
+        workspaces=files,
         backlog=Backlog(config.backlog_session_bytes, config.backlog_total_bytes),
         slots=Slots(config.quotas, limit, config.queue_length, config.queue_timeout_seconds),
         spawn_gate=asyncio.Semaphore(config.spawn_gate),
@@ -101,12 +147,12 @@ def compose(config: PoolConfig, *, launcher: Launcher | None = None, clock: Cloc
     )
 
 
-def _want_outbound(workspaces: Workspaces) -> bool:
+def _want_outbound(files: HostFiles) -> bool:
     wanted = False
-    for name in workspaces.template_names():
+    for name in files.template_names():
         # one that cannot be read is told to whoever asks for it
         with suppress(PoolError):
-            wanted |= workspaces.template(name).network == "outbound"
+            wanted |= files.template(name).network == "outbound"
     return wanted
 
 

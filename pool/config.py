@@ -162,8 +162,8 @@ class PoolConfig:
             bad.append(f"user_programs must be one of {', '.join(USER_PROGRAMS)}")
         if self.audit_prompts not in AUDIT_PROMPTS:
             bad.append(f"audit_prompts must be one of {', '.join(AUDIT_PROMPTS)}")
-        if not 1000 <= self.uid_range[0] < self.uid_range[1] - 1:
-            bad.append("uid_range must be (first, last) with 1000 <= first < last, three uids at least")
+        if not 1000 <= self.uid_range[0] < self.uid_range[1] - 2:
+            bad.append("uid_range must be (first, last) with 1000 <= first < last, four uids at least")
         if "default" not in self.permission_modes:
             bad.append("permission_modes must contain 'default'")
         return bad

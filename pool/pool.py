@@ -6,13 +6,11 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
-from pool.clock import Clock
-from pool.composition import compose
+from pool.composition import Given, compose
 from pool.config import PoolConfig
 from pool.errors import Draining, PoolError
-from pool.launch.base import Launcher
 from pool.lifecycle.session import SessionEvent
 from pool.model import DEFAULT_SESSION, InstanceInfo, InstanceState, SessionState
 from pool.names import check_name
@@ -46,10 +44,8 @@ class ClaudeInstancePool(Dialogue, Evidence):
                 ...
     """
 
-    def __init__(
-        self, config: PoolConfig, *, launcher: Launcher | None = None, clock: Clock | None = None
-    ) -> None:
-        parts = compose(config, launcher=launcher, clock=clock)
+    def __init__(self, config: PoolConfig, **given: Unpack[Given]) -> None:
+        parts = compose(config, **given)
         self.config = config
         self.accounts: Accounts = parts.accounts
         self.usage: Usage = parts.usage
@@ -277,7 +273,7 @@ class ClaudeInstancePool(Dialogue, Evidence):
 
     def export_user(self, user_id: str) -> AsyncGenerator[bytes]:
         """All of a user's data as the pieces of a tar archive. Raises ``NotFound`` before the first one."""
-        return export(self._personal, self._around.workspaces.paths(user_id))
+        return export(self._personal, self._around.workspaces, check_name(user_id, "user_id"))
 
     def isolation(self) -> tuple[str, str, Sequence[str]]:
         """(mode in force, network in force, remedies for what is missing)."""

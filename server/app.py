@@ -23,7 +23,7 @@ from server.auth.users import Users
 from server.config import ServerConfig
 from server.door import Pool
 from server.errors import count_errors, errors_as_json
-from server.gateway.settings import describe as describe_model
+from server.gateway_files import GatewayFiles
 from server.headers import add_security_headers
 from server.notices import Notices
 from server.openapi import with_document
@@ -70,6 +70,7 @@ def build_services(
     wall: Callable[[], float] = time.time,
     monotonic: Callable[[], float] = time.monotonic,
     notes: dict[str, dict[str, Any]] | None = None,
+    gateway_files: GatewayFiles | None = None,
 ) -> Services:
     """The parts behind the routes. ``pool`` is started; ``passwords`` stays the caller's to close."""
     secret, is_configured = signing_secret(config.auth.jwt, data_dir)
@@ -86,8 +87,10 @@ def build_services(
         ttl_seconds=config.auth.token_ttl_seconds,
         wall=wall,
     )
-    own_keys = OwnModelKeys(data_dir)
-    usage_books = UsageBooks(pool.usage, data_dir, wall)
+    gateway_files = gateway_files or GatewayFiles(data_dir)
+    gateway_files.settle()
+    own_keys = OwnModelKeys(gateway_files)
+    usage_books = UsageBooks(pool.usage, gateway_files, wall)
     return Services(
         config=config,
         pool=pool,
@@ -95,7 +98,7 @@ def build_services(
         users=Users(pool.accounts, passwords, live, pool.stop_user, _forgetting(pool, own_keys, usage_books)),
         live=live,
         proxies=TrustedProxies(config.server.trusted_proxies),
-        model=lambda: describe_model(data_dir),
+        model=gateway_files.describe,
         version=installed_version(),
         usage=usage_books,
         own_keys=own_keys,

@@ -289,6 +289,7 @@ class Isolation(Section):
     mode: Literal["auto", "none", "uid", "bwrap"] = "auto"
     network: Literal["auto", "gateway_only", "outbound", "open"] = "auto"
     uid_range: Annotated[tuple[int, int], _FromJson] = (200000, 265535)
+    server_user: Literal["auto", "root"] = "auto"
     egress_allow: Texts = []
     cgroup: str = "auto"
 
@@ -302,8 +303,8 @@ class Isolation(Section):
     @field_validator("uid_range")
     @classmethod
     def _range_is_a_range(cls, value: tuple[int, int]) -> tuple[int, int]:
-        if not 1000 <= value[0] < value[1] - 1:
-            raise ValueError("must be [first, last] with 1000 <= first < last, three uids at least")
+        if not 1000 <= value[0] < value[1] - 2:
+            raise ValueError("must be [first, last] with 1000 <= first < last, four uids at least")
         return value
 
 

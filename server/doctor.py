@@ -17,18 +17,21 @@ from pathlib import Path
 
 from pool import (
     ClaudeInstancePool,
+    Host,
     PoolConfig,
     find_orphans,
     find_spoilt_rows,
     measure_parts,
     noted_groups,
     open_accounts,
+    open_host,
 )
 from pool.errors import PoolError
 from server.config import ServerConfig
 from server.control_client import ControlError, NoServer, call
 from server.rules import check_platform, named_hosts
 from server.settings import ConfigError, secret_text
+from server.stewarded import whom_to_be
 
 _LEAST_FREE_BYTES = 1 << 30
 _VERSION_SECONDS = 20
@@ -52,7 +55,7 @@ def examine(config: ServerConfig, pool_config: PoolConfig) -> Iterator[Finding]:
     """Every finding, one after the other; some take a second."""
     yield _platform()
     yield _cli(pool_config)
-    yield from _isolation(pool_config)
+    yield from _isolation(pool_config, config)
     yield _user_namespaces()
     yield _cgroup(pool_config.data_dir)
     yield _files()
@@ -107,14 +110,17 @@ def _cli(config: PoolConfig) -> Finding:
     return Finding("cli", True, f"{cli}, {answer.stdout.strip()}")
 
 
-def _isolation(config: PoolConfig) -> Iterator[Finding]:
-    async def look() -> tuple[str, str, list[str], tuple[int, int] | None, tuple[int | None, str | None]]:
-        pool = ClaudeInstancePool(config)
+def _isolation(config: PoolConfig, server: ServerConfig) -> Iterator[Finding]:
+    async def look(
+        host: Host,
+    ) -> tuple[str, str, list[str], tuple[int, int] | None, tuple[int | None, str | None]]:
+        pool = ClaudeInstancePool(config, host=host)
         mode, network, remedies = pool.isolation()
         return mode, network, list(remedies), pool.uid_range(), pool.gateway_user()
 
     try:
-        mode, network, remedies, uids, gateway = asyncio.run(look())
+        host = open_host(config)
+        mode, network, remedies, uids, gateway = asyncio.run(look(host))
     except PoolError as error:
         yield Finding("sandbox", False, error.message, "install bubblewrap, or set isolation.mode")
         return
@@ -124,6 +130,7 @@ def _isolation(config: PoolConfig) -> Iterator[Finding]:
     yield Finding("sandbox", good, detail, "; ".join(remedies), is_fatal=False)
     yield _uid_mapping(uids)
     yield _gateway(*gateway)
+    yield _server(*whom_to_be(server, config, host))
 
 
 def _uid_mapping(uids: tuple[int, int] | None) -> Finding:
@@ -144,6 +151,15 @@ def _gateway(uid: int | None, obstacle: str | None) -> Finding:
     if obstacle is not None:
         return Finding("gateway", False, "the model gateway runs as root", obstacle, is_fatal=False)
     return Finding("gateway", True, "the model gateway runs as the service's own user")
+
+
+def _server(uid: int | None, obstacle: str | None) -> Finding:
+    if uid is not None:
+        return Finding("server", True, f"the server runs as uid {uid}, without any rights")
+    if obstacle is not None:
+        return Finding("server", False, "the server runs as root", obstacle, is_fatal=False)
+    who = "root" if os.geteuid() == 0 else f"uid {os.geteuid()}"
+    return Finding("server", True, f"the server runs as {who}, as it was started", is_fatal=False)
 
 
 def accounts_in(first: int, last: int, accounts: Iterable[pwd.struct_passwd], subuid: Path) -> str:

@@ -10,30 +10,40 @@ import resource
 import sys
 import tempfile
 import warnings
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jwt
 
-from pool import open_accounts
-from pool.errors import BadRequest
+from pool import Host, StewardClient, open_accounts, open_host, stewarded_host
+from pool.errors import BadRequest, IsolationUnavailable
 from server.allocator import give_memory_back
 from server.auth.tokens import MIN_SECRET_BYTES
 from server.commands import Site
 from server.config import ServerConfig
 from server.data_lock import DataLock
+from server.gateway_files import GatewayFiles
 from server.listening import tls_context
 from server.logs import logging_to, standard_error
 from server.model_keys import SETTLE, SETTLED, hand_on, move_keys, new_memory
+from server.next_image import NextImage
 from server.pool_settings import to_pool_config
 from server.rules import check_platform, check_single_user
-from server.serving import Ending, Server, Serving, default_check_command
+from server.serving import Server, Serving
 from server.settings import ConfigError, secret_text
+from server.stewarded import (
+    INHERITED,
+    RELOAD_CODE,
+    RemoteGatewayFiles,
+    StewardedServer,
+    take_steward,
+    whom_to_be,
+)
 from server.threads import BLOCKING_THREADS, whole_pool
 
 _log = logging.getLogger(__name__)
-
-INHERITED = "CLAUDE_POOL_INHERITED"
-"""In the environment of the next image: which descriptors hold the lock and the listening socket."""
 
 
 def check(site: Site) -> None:
@@ -77,7 +87,8 @@ def serve_until_told(site: Site, *, settled: bool = False) -> None:
     _check_configuration(site)
     site.data_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
     inherited = json.loads(os.environ.pop(INHERITED, "{}"))
-    lock = DataLock(site.data_dir, inherited=inherited.get("lock"))
+    steward = take_steward(os.environ)
+    lock = DataLock(site.data_dir, inherited=inherited.get("lock"), is_ours=steward is None)
     environment = None if settled else move_keys(site.config, site.data_dir, os.environ)
     if environment is not None:
         descriptor = new_memory()
@@ -87,28 +98,86 @@ def serve_until_told(site: Site, *, settled: bool = False) -> None:
     _raise_file_limit()
     give_memory_back()
     with logging_to(standard_error(), site.config.logging):
-        _warn_of_short_secret(site.config)
-        server = Server(
-            Serving(
-                config=site.config,
-                data_dir=site.data_dir,
-                environ=os.environ,
-                listen_fd=inherited.get("listen"),
-                check_command=default_check_command(),
-            )
-        )
-        ending = asyncio.run(_run(server))
-    if ending is Ending.RELOAD:
+        serve = _serve_here if steward is None else partial(_serve_with, steward)
+        following = serve(site, lock, inherited.get("listen"))
+    if following:
+        if steward is not None:
+            sys.exit(RELOAD_CODE)
         environment = dict(os.environ)
-        if server.settled_fd is not None:
-            environment[SETTLED] = str(server.settled_fd)
-        _execute_anew(environment, lock, server.listen_fd)
+        if following["settled"] is not None:
+            environment[SETTLED] = str(following["settled"])
+        _execute_anew(environment, lock, following["listen"])
     lock.release()
 
 
-async def _run(server: Server) -> Ending:
+def _serve_here(site: Site, lock: DataLock, listen_fd: int | None) -> dict[str, Any]:
+    """Serve in this process, or as its steward; what the next image inherits, empty when it is the last."""
+    pool_config = to_pool_config(site.config, site.data_dir, os.environ)
+    try:
+        host = open_host(pool_config)
+    except IsolationUnavailable as error:
+        raise ConfigError(error.message) from error
+    uid, obstacle = whom_to_be(site.config, pool_config, host)
+    if uid is not None:
+        return StewardedServer(site, pool_config, host, uid).run(lock, listen_fd, _check_command())
+    image = NextImage(_check_command())
+    server = _serve(site, host, GatewayFiles(site.data_dir), listen_fd, image.check, _note(None, obstacle))
+    return {"listen": server.listen_fd, "settled": image.descriptor} if server.is_reloading else {}
+
+
+def _serve_with(steward: StewardClient, site: Site, _lock: DataLock, listen_fd: int | None) -> dict[str, Any]:
+    """As ``_serve_here``, for a server that has a steward: who has what the next image inherits."""
+    host = stewarded_host(to_pool_config(site.config, site.data_dir, os.environ), steward)
+    files = RemoteGatewayFiles(steward, site.data_dir)
+    check = partial(steward.call, "check_next_image")
+    try:
+        server = _serve(site, host, files, listen_fd, check, _note(os.geteuid(), None))
+    finally:
+        steward.close()
+    return {"listen": server.listen_fd} if server.is_reloading else {}
+
+
+def _note(uid: int | None, obstacle: str | None) -> dict[str, dict[str, Any]]:
+    """What the health page tells of the server's user."""
+    if obstacle is not None:
+        _log.warning("server: %s", obstacle)
+        return {"server": {"ok": False, "detail": obstacle}}
+    return {} if uid is None else {"server": {"ok": True, "detail": f"runs as uid {uid}, without any rights"}}
+
+
+def _serve(
+    site: Site,
+    host: Host,
+    files: GatewayFiles,
+    listen_fd: int | None,
+    check: Callable[[], Any],
+    notes: Mapping[str, dict[str, Any]],
+) -> Server:
+    _warn_of_short_secret(site.config)
+    server = Server(
+        Serving(
+            config=site.config,
+            data_dir=site.data_dir,
+            environ=os.environ,
+            host=host,
+            gateway_files=files,
+            listen_fd=listen_fd,
+            check=check,
+            notes=notes,
+        )
+    )
+    asyncio.run(_run(server))
+    return server
+
+
+def _check_command() -> list[str]:
+    """This very command line, only checking."""
+    return [sys.executable, *sys.orig_argv[1:], "--check"]
+
+
+async def _run(server: Server) -> None:
     asyncio.get_running_loop().set_default_executor(whole_pool(BLOCKING_THREADS, "blocking"))
-    return await server.run()
+    await server.run()
 
 
 def _execute_anew(environment: dict[str, str], lock: DataLock, listen_fd: int | None) -> None:

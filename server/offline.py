@@ -18,6 +18,7 @@ from server.auth.tokens import TokenSigner, signing_secret
 from server.auth.users import Users
 from server.config import ServerConfig
 from server.control import command_caller
+from server.gateway_files import GatewayFiles
 from server.listening import link_address
 from server.operations import Operations
 from server.own_keys import OwnModelKeys
@@ -50,10 +51,12 @@ async def perform_here(config: ServerConfig, data_dir: Path, op: str, arguments:
             async def forget(user_id: str, keep_workspace: bool) -> None:
                 await asyncio.to_thread(remove_user_files, data_dir, user_id, keep_workspace=keep_workspace)
                 # The gateway may run on without a server, and has its say to the books before the name goes.
-                books = UsageBooks(Usage(store.database), data_dir)
+                files = GatewayFiles(data_dir)
+                files.settle()
+                books = UsageBooks(Usage(store.database), files)
                 await books.take_in()
                 await books.forget(user_id)
-                await OwnModelKeys(data_dir).forget(user_id)
+                await OwnModelKeys(files).forget(user_id)
 
             users = Users(accounts, passwords, live, _nothing_runs, forget)
             address = link_address(config.server, config.server.port)

@@ -9,11 +9,9 @@ import os
 import signal
 import socket
 import ssl
-import subprocess
-import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from enum import Enum
@@ -22,8 +20,8 @@ from typing import Any
 
 from aiohttp import web
 
-from pool import ClaudeInstancePool, Notifier
-from pool.errors import Conflict, IsolationUnavailable
+from pool import ClaudeInstancePool, Host, Notifier
+from pool.errors import IsolationUnavailable
 from server.accepting import AcceptFailures
 from server.allocator import give_holes_back
 from server.app import build_app, build_services
@@ -35,9 +33,9 @@ from server.config import ServerConfig
 from server.connections import Limits, Patience, Site
 from server.control import ControlSocket
 from server.door import Pool
+from server.gateway_files import GatewayFiles
 from server.listening import address_of, bind, link_address, tls_context
 from server.logs import AccessLog
-from server.model_keys import SETTLE, new_memory
 from server.operations import Operations
 from server.pool_settings import keys_not_in_effect, to_pool_config
 from server.rules import isolation_check
@@ -49,7 +47,6 @@ _log = logging.getLogger(__name__)
 _CLOSE_SECONDS = 3.0
 _KEEPALIVE_SECONDS = 75.0
 _POLL_SECONDS = 0.1
-_CHECK_SECONDS = 120.0
 # after the drain: the ladders of all instances, keeper and gateway
 _END_SECONDS = 60.0
 
@@ -86,16 +83,21 @@ class Wishes:
 class Serving:
     """Everything that one run of the server is given.
 
+    ``host`` and ``gateway_files`` do what needs the service's own rights.
     ``listen_fd`` is a listening socket inherited from the image before;
-    ``check_command`` proves the installed code and configuration before a
-    reload; ``say`` prints a line for people and scripts.
+    ``check`` proves the installed code and configuration before a reload,
+    or raises ``Conflict``; ``notes`` are for the health page; ``say`` prints a
+    line for people and scripts.
     """
 
     config: ServerConfig
     data_dir: Path
     environ: Mapping[str, str]
+    host: Host
+    gateway_files: GatewayFiles
     listen_fd: int | None = None
-    check_command: Sequence[str] = ()
+    check: Callable[[], None] = lambda: None
+    notes: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     say: Callable[[str], None] = lambda line: print(line, flush=True)
 
 
@@ -109,9 +111,13 @@ class Server:
         self._generation = uuid.uuid4().hex
         self._notifier = Notifier(serving.environ)
         self.listen_fd: int | None = None
-        self.settled_fd: int | None = None
 
-    async def run(self) -> Ending:
+    @property
+    def is_reloading(self) -> bool:
+        """Has it ended to make room for the next image?"""
+        return self._wishes.ending is Ending.RELOAD
+
+    async def run(self) -> None:
         """Serve until told to end.
 
         Raises ``ConfigError`` (wrong configuration, or too little isolation
@@ -127,7 +133,6 @@ class Server:
         finally:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
-        return self._wishes.ending
 
     async def _serve(self, stack: AsyncExitStack) -> None:
         config = self._config
@@ -140,7 +145,14 @@ class Server:
             return
         notes = self._notes(pool)
         passwords = await stack.enter_async_context(Passwords())
-        services = build_services(config, pool, self._given.data_dir, passwords, notes=notes)
+        services = build_services(
+            config,
+            pool,
+            self._given.data_dir,
+            passwords,
+            notes=notes,
+            gateway_files=self._given.gateway_files,
+        )
         runner = web.AppRunner(
             build_app(services),
             shutdown_timeout=_CLOSE_SECONDS,
@@ -185,7 +197,8 @@ class Server:
 
     def _make_pool(self) -> ClaudeInstancePool:
         try:
-            return ClaudeInstancePool(to_pool_config(self._config, self._given.data_dir, self._given.environ))
+            config = to_pool_config(self._config, self._given.data_dir, self._given.environ)
+            return ClaudeInstancePool(config, host=self._given.host)
         except IsolationUnavailable as error:
             raise ConfigError(error.message) from error
 
@@ -211,7 +224,10 @@ class Server:
         return not self._wishes.stop.is_set()
 
     def _notes(self, pool: Pool) -> dict[str, dict[str, Any]]:
-        notes = {"isolation": dict(isolation_check(self._config, pool.isolation(), pool.uid_range()))}
+        notes = {
+            **self._given.notes,
+            "isolation": dict(isolation_check(self._config, pool.isolation(), pool.uid_range())),
+        }
         if not notes["isolation"]["ok"]:
             _log.warning("isolation: %s", notes["isolation"]["detail"])
         _uid, obstacle = pool.gateway_user()
@@ -248,7 +264,7 @@ class Server:
                 self._wishes.signalled()
                 return {}
             if name == "reload":
-                await self._check_next_image()
+                await asyncio.to_thread(self._given.check)
                 done = await services.pool.upgrade(force=bool(arguments.get("force")))
                 # After the answer is on its way.
                 asyncio.get_running_loop().call_later(_POLL_SECONDS, self._wishes.reload)
@@ -262,31 +278,6 @@ class Server:
         while self._notifier.watchdog_seconds is not None:
             self._notifier.alive()
             await asyncio.sleep(self._notifier.watchdog_seconds)
-
-    async def _check_next_image(self) -> None:
-        """Raises ``Conflict`` when what is installed and configured now could not serve."""
-        descriptor = new_memory()
-        try:
-            await self._checked(descriptor)
-        except BaseException:
-            os.close(descriptor)
-            raise
-        self.settled_fd = descriptor
-
-    async def _checked(self, descriptor: int) -> None:
-        result = await asyncio.to_thread(
-            subprocess.run,
-            list(self._given.check_command),
-            capture_output=True,
-            text=True,
-            stdin=subprocess.DEVNULL,
-            timeout=_CHECK_SECONDS,
-            pass_fds=[descriptor],
-            env={**os.environ, SETTLE: str(descriptor)},
-            check=False,
-        )
-        if result.returncode != 0:
-            raise Conflict(f"not reloaded, the check failed:\n{(result.stderr or result.stdout).strip()}")
 
     async def _leave(self, pool: Pool, listener: socket.socket) -> None:
         """Let what runs finish, as far as this ending wants it; sockets and pool are ended by the stack."""
@@ -317,8 +308,3 @@ async def _end_task(task: asyncio.Task[None]) -> None:
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task
-
-
-def default_check_command() -> list[str]:
-    """This very command line, only checking."""
-    return [sys.executable, *sys.orig_argv[1:], "--check"]

@@ -9,23 +9,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 from aiohttp import web
 
 from pool import UsageFigures, UsageRecord
 from pool.config import Quota
-from pool.errors import Conflict, PoolError
+from pool.errors import PoolError
 from server.config import Team
 from server.gateway.budgets import Limits, RateLimits, uses_of
-from server.gateway.forgotten import forget_user
-from server.gateway.settings import GatewayConfigError
 from server.gateway.spending import Spent, day_of, month_start
-from server.gateway.usage_journal import Entry, journal_files, read_entries
+from server.gateway.usage_journal import Entry
+from server.gateway_files import GatewayFiles, Stretch
 from server.notices import Notices, look_again
 
 _EVERY_SECONDS = 2.0
@@ -67,21 +64,13 @@ class UsageStore(Protocol):
         """Sums of a session's last turns; None: of no turn."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Stretch:
-    file: str
-    start: int
-    end: int
-    entries: Sequence[Entry]
-
-
 class UsageBooks:
     """The journal's reader and the reports. ``wall`` gives seconds since 1970."""
 
-    def __init__(self, store: UsageStore, data_dir: Path, wall: Callable[[], float] = time.time) -> None:
+    def __init__(self, store: UsageStore, files: GatewayFiles, wall: Callable[[], float] = time.time) -> None:
         self.store = store
         self.wall = wall
-        self._data_dir = data_dir
+        self._files = files
         self._offsets: dict[str, int] | None = None
         self._turn = asyncio.Lock()
         self._users: set[str] = set()
@@ -98,7 +87,7 @@ class UsageBooks:
                 self._offsets = await self.store.read_to()
             offsets = self._offsets
             try:
-                while found := await asyncio.to_thread(_grown, self._data_dir, offsets):
+                while found := await asyncio.to_thread(self._files.grown, offsets):
                     for stretch in found:
                         await self._store(stretch, offsets)
             except BaseException:
@@ -112,10 +101,7 @@ class UsageBooks:
         Raises ``Conflict`` when its file cannot be used, ``OSError``.
         """
         async with self._turn:
-            try:
-                await asyncio.to_thread(forget_user, self._data_dir, user_id, self.wall())
-            except GatewayConfigError as error:
-                raise Conflict(str(error)) from error
+            await asyncio.to_thread(self._files.forget_user, user_id, self.wall())
 
     async def tidy(self) -> None:
         """Remove journal files that are in the database and that the gateway does not need any more.
@@ -127,10 +113,10 @@ class UsageBooks:
             if self._offsets is None:
                 return
             before = month_start(self.wall()) - _DAY_SECONDS
-            for path in await asyncio.to_thread(_finished, self._data_dir, self._offsets, before):
-                path.unlink(missing_ok=True)
-                self._offsets.pop(path.name, None)
-                await self.store.forget_file(path.name)
+            for file in await asyncio.to_thread(self._files.finished, self._offsets, before):
+                await asyncio.to_thread(self._files.remove_journal, file)
+                self._offsets.pop(file, None)
+                await self.store.forget_file(file)
 
     async def quota_use(self, user_id: str, quota: Quota) -> dict[str, dict[str, Any]]:
         """What is used of each limit of model use; of those that are set also how near and until when."""
@@ -177,36 +163,13 @@ class UsageBooks:
             for use in uses_of(limits, spent, now)
         ]
 
-    async def _store(self, stretch: _Stretch, offsets: dict[str, int]) -> None:
+    async def _store(self, stretch: Stretch, offsets: dict[str, int]) -> None:
         records = [_record(entry) for entry in stretch.entries]
         if await self.store.take_in(stretch.file, stretch.start, stretch.end, records):
             offsets[stretch.file] = stretch.end
             self._users.update(entry.user for entry in stretch.entries)
         else:
             offsets.update(await self.store.read_to())
-
-
-def _grown(data_dir: Path, offsets: Mapping[str, int]) -> list[_Stretch]:
-    """The next stretch of each file that has more whole lines than were taken in."""
-    found = []
-    for path in journal_files(data_dir):
-        start = offsets.get(path.name, 0)
-        with suppress(FileNotFoundError):
-            if path.stat().st_size > start:
-                entries, end = read_entries(path, start)
-                if end > start:
-                    found.append(_Stretch(path.name, start, end, entries))
-    return found
-
-
-def _finished(data_dir: Path, offsets: Mapping[str, int], before: float) -> list[Path]:
-    """Files last written before ``before`` of which everything whole was taken in."""
-    grown = {stretch.file for stretch in _grown(data_dir, offsets)}
-    return [
-        path
-        for path in journal_files(data_dir)
-        if path.name not in grown and path.name in offsets and path.stat().st_mtime < before
-    ]
 
 
 def _record(entry: Entry) -> UsageRecord:

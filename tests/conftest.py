@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from pool.launch import local
+from pool.launch import local_host
 from tests import waiting
 from tests.fakes.fake_claude import build
 from tests.forking import KEEPER, Forker
-from tests.forking_keepers import start_keeper
+from tests.forking_keepers import run_keeper
 from tests.leaks import Watch
 
 # The suite gives the same verdict each time; ``make fuzz`` looks for what nobody has thought of.
@@ -140,7 +140,7 @@ def keeper_forker(private_temp: Path) -> Iterator[Forker]:
 @pytest.fixture
 def forked_keepers(keeper_forker: Forker, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Keepers of the usual program are forked off; ``tests/forking.py`` says what that is."""
-    monkeypatch.setattr(local, "start_keeper", start_keeper)
+    monkeypatch.setattr(local_host, "run_keeper", run_keeper)
     with keeper_forker.in_use():
         yield
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,16 +14,16 @@ from tests.forking import KEEPER, forker
 _USUAL = PoolConfig.__dataclass_fields__["keeper_command"].default
 
 
-async def start_keeper(command: starter.KeeperCommand, environment: Mapping[str, str]) -> None:
-    """As ``starter.start_keeper``; a program of the test's own is started as ever."""
+def run_keeper(command: starter.KeeperCommand, environment: Mapping[str, str]) -> None:
+    """As ``starter.run_keeper``; a program of the test's own is started as ever."""
     keepers = forker(KEEPER)
     if keepers is None or tuple(command.program) != _USUAL:
-        await starter.start_keeper(command, environment)
+        starter.run_keeper(command, environment)
         return
     words = command.argv()[len(command.program) :]
     env = {key: environment[key] for key in GATEWAY_ENVIRONMENT if key in environment}
     try:
-        done = await asyncio.to_thread(keepers.run, words, env, "", starter.START_SECONDS, Path("/"))
+        done = keepers.run(words, env, "", starter.START_SECONDS, Path("/"))
     except subprocess.TimeoutExpired as error:
         raise starter.KeeperNotStarted(str(error)) from error
     if done.returncode != 0:

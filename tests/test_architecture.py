@@ -34,7 +34,7 @@ BANNED_NAMES = {
 READERS_OF_THE_ENVIRONMENT = {
     "pool/keeper/network.py": "a program of its own, which passes on the mark of its instance",
     "pool/keeper/__main__.py": "a program's first file",
-    "pool/launch/local.py": "what the launcher passes on, unless its constructor is given another",
+    "pool/launch/local_host.py": "what the launcher passes on, unless its constructor is given another",
     "pool/runtime/faults.py": "the pause points, which tests of kills switch on",
     "pool/keeper/program.py": "the keeper hands a few names on to the gateway that it starts",
 }

@@ -6,9 +6,8 @@ import asyncio
 import contextlib
 import json
 import os
-import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,27 +66,27 @@ class KeeperCommand:
 
 
 async def start_keeper(command: KeeperCommand, environment: Mapping[str, str]) -> None:
+    """As ``run_keeper``, without blocking the loop."""
+    await asyncio.to_thread(run_keeper, command, environment)
+
+
+def run_keeper(command: KeeperCommand, environment: Mapping[str, str]) -> None:
     """Start a keeper in a session of its own; returns when it listens. Raises ``KeeperNotStarted``.
 
     It gets what a program needs of ``environment`` and nothing else.
     """
-    env = {key: environment[key] for key in GATEWAY_ENVIRONMENT if key in environment}
-
-    def run() -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run(
+    try:
+        done = subprocess.run(
             command.argv(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            env=env,
+            env={key: environment[key] for key in GATEWAY_ENVIRONMENT if key in environment},
             cwd="/",
             check=False,
             timeout=START_SECONDS,
             start_new_session=True,
         )
-
-    try:
-        done = await asyncio.to_thread(run)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise KeeperNotStarted(str(error)) from error
     if done.returncode != 0:
@@ -119,11 +118,10 @@ class KeeperProcess:
             loop.remove_reader(self._fd)
         return True
 
-    def kill(self) -> None:
-        """Send KILL; all its instances end with it."""
+    def kill(self, send: Callable[[int], None]) -> None:
+        """End it by ``send``, which is given the pidfd; all its instances end with it."""
         if self._fd is not None:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._fd, signal.SIGKILL)
+            send(self._fd)
 
     def close(self) -> None:
         """Let go of the pidfd."""

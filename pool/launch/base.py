@@ -9,11 +9,12 @@ was not trimmed. Nothing here knows the CLI's protocol.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from pool.launch.process_table import ProcessReport
 from pool.launch.tool_limits import ToolLimits
 from pool.model import ExitStatus, InstanceId, SessionKey
 
@@ -232,7 +233,7 @@ class Launcher(ABC):
     def uid_range(self) -> tuple[int, int] | None:
         """(first, last) of the uids that users get here, None where all instances run as the service.
 
-        The first one is for trials that are no user's, the last one for the model gateway.
+        The first one is for trials that are no user's, the last two for the server and the gateway.
         """
         return None
 
@@ -243,6 +244,23 @@ class Launcher(ABC):
         None where the host has none. Raises ``LaunchFailed``.
         """
         return None
+
+    def remove_leftovers(self, known: Collection[str], changed_before: float) -> int:
+        """Remove what instances that are not ``known`` left in the data directory; how many directories.
+
+        Only what was last changed before ``changed_before`` (seconds since 1970). Blocking: call
+        it in a thread.
+        """
+        return 0
+
+    def process_report(
+        self, pids: Mapping[str, int], known: Collection[str], keepers: Collection[int]
+    ) -> ProcessReport:
+        """The processes of instances (id: the CLI's pid) below ``keepers``, and whatever is not ``known``.
+
+        Blocking: call it in a thread. Of other hosts nothing is told.
+        """
+        return ProcessReport({}, ())
 
     def gateway_user(self) -> tuple[int | None, str | None]:
         """(uid of the model gateway, None for the service's own; what keeps it from having one, or None)."""

@@ -47,6 +47,7 @@ class GatewayUser:
         self._obstacle: str | None = None
         self._trouble: str | None = None
         self._in_force: int | None = None
+        self._service_uid = os.geteuid()
         if has_uids and config.gateway_command:
             uid = gateway_uid(config)
             self.shown = program_places(config.gateway_command, environment)
@@ -67,7 +68,7 @@ class GatewayUser:
         hello = client.hello
         if hello is None or hello.gateway_uid is None:
             return
-        wanted = os.geteuid() if self.uid is None else self.uid
+        wanted = self._service_uid if self.uid is None else self.uid
         self._in_force, self._trouble = self.uid, None
         if hello.gateway_uid == wanted:
             return
@@ -77,6 +78,18 @@ class GatewayUser:
             self._in_force = hello.gateway_uid or None
             self._trouble = f"the model gateway that runs could not be replaced ({error}): {_UP_TO_DATE}"
             _log.warning("gateway: %s", self._trouble)
+
+
+class FoundGatewayUser(GatewayUser):
+    """What another process has tried out, for a keeper that runs as ``service_uid``."""
+
+    def __init__(
+        self, uid: int | None, obstacle: str | None, shown: Sequence[Path], *, service_uid: int
+    ) -> None:
+        self.uid = self._in_force = uid
+        self.shown = shown
+        self._obstacle, self._trouble = obstacle, None
+        self._service_uid = service_uid
 
 
 def _obstacles(

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from pool.config import PoolConfig
-from pool.errors import BadRequest, KeeperUnavailable, PoolError
+from pool.errors import KeeperUnavailable, PoolError
 from pool.keeper.client import ConnectionLost, KeeperClient, KeeperError
 from pool.keeper.code_version import code_version
-from pool.keeper.egress import AllowList
-from pool.keeper.program import noted_runtime_dir
 from pool.keeper.server import SOCKET_NAME
-from pool.keeper.starter import KeeperCommand, KeeperNotStarted, KeeperProcess, start_keeper
+from pool.keeper.starter import KeeperProcess
 from pool.launch.base import InstanceHandle, InstanceListing, InstanceSink, Launcher, LaunchSpec, StopGraces
-from pool.launch.gateway_user import GatewayUser
-from pool.launch.isolation import resolve
 from pool.launch.local_handle import (
     Feed,
     LocalHandle,
@@ -28,10 +24,9 @@ from pool.launch.local_handle import (
     listing_of,
     pool_error,
 )
-from pool.launch.local_request import LocalRequests
-from pool.launch.runtime_dir import make_runtime_dir, runtime_dir_for
-from pool.launch.tool_limits import ToolLimits
-from pool.launch.uids import find_uids
+from pool.launch.local_host import LocalHost
+from pool.launch.process_table import ProcessReport
+from pool.launch.tool_limits import IN_SANDBOX, ToolLimits, ToolPrograms, check_prefix
 from pool.model import InstanceId
 
 _OPEN_ATTEMPTS = 5
@@ -45,16 +40,10 @@ _UPGRADES_SINCE = 2
 _NO_KEEPER = "the keeper is not attached: open the launcher first"
 
 
-def _check_names(egress_allow: Sequence[str]) -> None:
-    try:
-        AllowList.of(egress_allow)
-    except ValueError as error:
-        raise BadRequest(f"bad pool configuration: egress_allow: {error}") from error
-
-
 class LocalLauncher(Launcher):
     """See ``Launcher``. The constructor tries the isolation out; ``open`` does the rest.
 
+    ``host`` does what needs the service's own rights, by itself unless given.
     Raises ``IsolationUnavailable``. Of ``environment`` (the process's own unless
     given) the keeper gets what any program needs, the gateway the proxies too,
     and a CLI without a sandbox PATH.
@@ -66,22 +55,14 @@ class LocalLauncher(Launcher):
         environment: Mapping[str, str] | None = None,
         *,
         templates_want_outbound: bool = False,
+        host: LocalHost | None = None,
     ) -> None:
-        self._environment = os.environ if environment is None else environment
         self._config = config
-        _check_names(config.egress_allow)
-        self._wanted_runtime_dir = runtime_dir_for(config.data_dir, config.runtime_dir, self._environment)
-        self._runtime_dir = self._wanted_runtime_dir
-        uids = find_uids(config, self._wanted_runtime_dir)
-        self._isolation = resolve(
-            config.isolation_mode,
-            config.isolation_network,
-            to_named_hosts=bool(config.egress_allow),
-            uids=uids,
-            is_wanted=templates_want_outbound,
-        )
-        self._requests = LocalRequests(config, self._isolation, self._environment)
-        self._gateway_user = GatewayUser(config, self._environment, has_uids=self._isolation.has_uids)
+        self._host = host or LocalHost(config, environment, templates_want_outbound=templates_want_outbound)
+        self._isolation = self._host.isolation
+        self._gateway_user = self._host.gateway_user
+        self._tool_programs = ToolPrograms(config.data_dir)
+        self._runtime_dir = Path()
         self._client: KeeperClient | None = None
         self._keeper: KeeperProcess | None = None
         self._epoch: int | None = None
@@ -98,10 +79,7 @@ class LocalLauncher(Launcher):
                 return self._epoch
             if self._fenced_by is not None:
                 raise KeeperUnavailable(f"another server took over with epoch {self._fenced_by}")
-            # a server with another environment may have started the keeper that runs
-            self._runtime_dir = noted_runtime_dir(self._config.data_dir) or self._wanted_runtime_dir
-            make_runtime_dir(self._runtime_dir, passable=self._isolation.has_uids)
-            self._requests.write_files()
+            self._runtime_dir = await asyncio.to_thread(self._host.prepare)
             client = await self._connect(max(epoch, self._epoch or 0))
             if self._keeper is not None:
                 self._keeper.close()
@@ -121,7 +99,7 @@ class LocalLauncher(Launcher):
         """See ``Launcher``."""
         client = self._attached()
         # It looks at the user's disk, which may not answer.
-        request = await asyncio.to_thread(self._requests.start, spec, self._runtime_dir)
+        request = await asyncio.to_thread(self._host.request, spec, self._runtime_dir)
         if spec.uid is not None:
             await asyncio.to_thread(check_takes_rights, client)
         feed = Feed(sink)
@@ -222,7 +200,19 @@ class LocalLauncher(Launcher):
 
     def tool_prefix(self, limits: ToolLimits) -> str:
         """See ``Launcher``."""
-        return self._requests.tool_prefix(limits)
+        if self._isolation.mode == "bwrap":
+            return IN_SANDBOX
+        return check_prefix(str(self._tool_programs.path(limits)))
+
+    def remove_leftovers(self, known: Collection[str], changed_before: float) -> int:
+        """See ``Launcher``."""
+        return self._host.remove_leftovers(known, changed_before)
+
+    def process_report(
+        self, pids: Mapping[str, int], known: Collection[str], keepers: Collection[int]
+    ) -> ProcessReport:
+        """See ``Launcher``."""
+        return self._host.process_report(pids, known, keepers)
 
     def gateway_user(self) -> tuple[int | None, str | None]:
         """See ``Launcher``."""
@@ -245,7 +235,7 @@ class LocalLauncher(Launcher):
                 raise KeeperUnavailable(text) from None
             except (OSError, ConnectionLost) as error:
                 problem = str(error)
-                await self._start_keeper()
+                await asyncio.to_thread(self._host.start_keeper, self._runtime_dir)
             except KeeperError as error:
                 # only a server that was never attached may pass by an epoch that it has not heard of
                 if error.code != "stale_epoch" or self._epoch is not None:
@@ -258,25 +248,6 @@ class LocalLauncher(Launcher):
             return await client.raise_epoch(epoch)
         except KeeperError as error:
             raise pool_error(error) from error
-
-    async def _start_keeper(self) -> None:
-        config = self._config
-        command = KeeperCommand(
-            program=config.keeper_command,
-            data_dir=config.data_dir,
-            runtime_dir=self._runtime_dir,
-            lease_seconds=config.orphan_lease_seconds,
-            spool_max_bytes=config.spool_max_bytes,
-            segment_bytes=config.spool_segment_bytes,
-            gateway=config.gateway_command or None,
-            cgroup=config.cgroup,
-            gateway_uid=self._gateway_user.uid,
-            gateway_shown=self._gateway_user.shown,
-        )
-        try:
-            await start_keeper(command, self._environment)
-        except KeeperNotStarted as error:
-            raise KeeperUnavailable(f"the keeper did not start: {error}") from error
 
     def _lost(self, fenced_by: int | None) -> None:
         self._client = None
@@ -301,5 +272,5 @@ class LocalLauncher(Launcher):
         with suppress(ConnectionLost):
             await client.request("shutdown", graces=graces_of(graces))
         if not await keeper.wait(sum(graces_of(graces)) + _LEAVE_SECONDS):
-            keeper.kill()
+            await asyncio.to_thread(keeper.kill, self._host.kill_keeper)
             await keeper.wait(_LEAVE_SECONDS)

@@ -18,7 +18,7 @@ from pool.launch.cli import find_cli, for_everybody, interpreter_prefixes
 from pool.launch.isolation import Isolation
 from pool.launch.leftovers import temporary_name
 from pool.launch.seccomp import filter_program
-from pool.launch.tool_limits import IN_SANDBOX, ToolLimits, ToolPrograms, check_prefix
+from pool.launch.tool_limits import ToolPrograms
 from pool.launch.uids import first_blocked, trial_uid
 from pool.launch.way_out import find_way_out
 
@@ -55,12 +55,6 @@ class LocalRequests:
                 temporary.write_bytes(content)
                 temporary.chmod(0o644)
                 temporary.replace(path)
-
-    def tool_prefix(self, limits: ToolLimits) -> str:
-        """See ``Launcher``."""
-        if self._isolation.mode == "bwrap":
-            return IN_SANDBOX
-        return check_prefix(str(self._tool_programs.path(limits)))
 
     def start(self, spec: LaunchSpec, runtime_dir: Path) -> dict[str, Any]:
         """The request for ``spec`` to the keeper of ``runtime_dir``; makes the config directory.

@@ -7,7 +7,7 @@ import os
 from collections import Counter
 from typing import Any
 
-from pool.launch.process_table import ProcessReport, count_zombies, report
+from pool.launch.process_table import ProcessReport, count_zombies
 from pool.model import InstanceState
 from pool.policy.health import Health
 from pool.runtime import figures
@@ -86,7 +86,7 @@ class Evidence:
         pids = {str(instance.id): instance.pid for instance in live if instance.pid is not None}
         known = {str(one) for one in listed | {instance.id for instance in live}}
         keepers = around.launcher.supervisor_pids()
-        return await asyncio.to_thread(report, around.config.data_dir, pids, known, keepers)
+        return await asyncio.to_thread(around.launcher.process_report, pids, known, keepers)
 
     def _gauges(self) -> list[Metric]:
         around = self._supervisor.around

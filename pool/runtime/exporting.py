@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterator
-from pathlib import Path
 
 from pool.store.personal import PersonalData
 from pool.workspace import archive
-from pool.workspace.workspaces import WorkspacePaths
+from pool.workspace.host_files import HostFiles
 
 
-async def export(data: PersonalData, paths: WorkspacePaths) -> AsyncGenerator[bytes]:
+async def export(data: PersonalData, files: HostFiles, user_id: str) -> AsyncGenerator[bytes]:
     """The archive's pieces. Raises ``NotFound`` before the first one, ``StoreUnavailable``.
 
     ``account.json``, ``NAME-NNNNN.jsonl`` for each kind of row,
@@ -19,19 +18,14 @@ async def export(data: PersonalData, paths: WorkspacePaths) -> AsyncGenerator[by
     ``transcripts/`` (the CLI's own record of each conversation) and
     ``egress/`` (to which hosts sessions connected, or were not let).
     """
-    async for name, content in data.parts(paths.workspace.name):
+    async for name, content in data.parts(user_id):
         yield archive.member(name, content)
-    trees = [(paths.workspace, "workspace"), (paths.config / "projects", "transcripts")]
-    if paths.egress is not None:
-        trees.append((paths.egress, "egress"))
-    for root, name in trees:
-        async for piece in _in_threads(root, name):
-            yield piece
+    async for piece in _in_threads(files.archive(user_id)):
+        yield piece
     yield archive.end()
 
 
-async def _in_threads(root: Path, name: str) -> AsyncGenerator[bytes]:
-    pieces: Iterator[bytes] = archive.tree(root, name)
+async def _in_threads(pieces: Iterator[bytes]) -> AsyncGenerator[bytes]:
     try:
         while chunk := await asyncio.to_thread(_gathered, pieces):
             yield chunk

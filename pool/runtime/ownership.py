@@ -59,8 +59,8 @@ async def _uid_of(around: Surroundings, user: UserId) -> int | None:
     uids = around.launcher.uid_range()
     if uids is None:
         return None
-    # the first is for trials, the last for the model gateway
-    first, last = uids[0] + 1, uids[1] - 1
+    # the first is for trials, the last two for the server and the model gateway
+    first, last = uids[0] + 1, uids[1] - 2
     if around.highest_uid is None:
         # Once: it looks at every user's directory, and one of those disks may not answer later.
         around.highest_uid = await asyncio.to_thread(around.workspaces.highest_uid)

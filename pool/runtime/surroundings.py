@@ -21,7 +21,7 @@ from pool.runtime.running import RunningTurns
 from pool.runtime.slots import Slots
 from pool.runtime.tool_policy import ToolPolicy
 from pool.store.base import Store
-from pool.workspace.workspaces import Workspaces
+from pool.workspace.host_files import HostFiles
 
 _log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class Surroundings:
     clock: Clock
     store: Store
     launcher: Launcher
-    workspaces: Workspaces
+    workspaces: HostFiles
     slots: Slots
     spawn_gate: asyncio.Semaphore
     backlog: Backlog

@@ -146,10 +146,15 @@ class Workspaces:
 
     def paths(self, user_id: str) -> WorkspacePaths:
         """Where the user's directories are, made or not. Raises ``InvalidName`` or ``Conflict``."""
-        home = user_directory(self._homes, user_id)
-        egress = user_directory(self._egress, user_id)
-        workspace = user_directory(self._workspaces, user_id)
-        return WorkspacePaths(workspace, home, home / ".claude", egress=egress)
+        for parent in (self._homes, self._egress, self._workspaces):
+            user_directory(parent, user_id)
+        return self.unchecked_paths(user_id)
+
+    def unchecked_paths(self, user_id: str) -> WorkspacePaths:
+        """As ``paths``, whether or not there is somebody whose name differs only in case."""
+        name = check_name(user_id, "user_id")
+        home = self._homes / name
+        return WorkspacePaths(self._workspaces / name, home, home / ".claude", egress=self._egress / name)
 
     def highest_uid(self) -> int:
         """The highest uid that has a workspace or home here, also of users that no database knows; or 0."""

@@ -24,6 +24,8 @@ from tests.waiting import eventually
 
 OUTCOMES = ("succeeded", "failed", "interrupted", "lost", "withdrawn")
 Frame = dict[str, Any]
+DROPPED = "CLAUDE_POOL_TEST_DROPPED"
+"""In the environment of a run: every server of root's is a user of its own, where there are uids."""
 
 
 def free_port() -> int:
@@ -37,7 +39,8 @@ class Site:
     """One data directory and the server that serves it, if one runs.
 
     ``run_as``: the Linux user of the server, None for ours, and the interpreter that
-    they have (``service_users.service_user``).
+    they have (``service_users.service_user``). Root's server stays root, which is started
+    sooner, unless ``isolation__server_user`` or the environment (``DROPPED``) says otherwise.
     """
 
     def __init__(
@@ -57,6 +60,10 @@ class Site:
         self._directory = directory
         self._uid: int | None = None
         self.python = sys.executable
+        if os.environ.get(DROPPED) and os.geteuid() == 0 and run_as is None:
+            directory.chmod(0o711)
+            self._settings.setdefault("isolation.server_user", "auto")
+        self._is_forked = self._settings.setdefault("isolation.server_user", "root") == "root"
         if run_as is not None:
             self._uid, self.python = run_as
         self._process: asyncio.subprocess.Process | Forked | None = None
@@ -95,7 +102,7 @@ class Site:
         words = ("serve", "--port", str(self.port), "--data", str(self.data))
         environment = self.environment(**more)
         with self.output.open("ab") as log:
-            if self._uid is None and (forked := forker()) is not None:
+            if self._uid is None and self._is_forked and (forked := forker()) is not None:
                 self._process = await forked.start(words, environment, log.fileno())
             else:
                 self._process = await asyncio.create_subprocess_exec(
@@ -127,6 +134,13 @@ class Site:
     async def kill(self) -> None:
         """kill -9."""
         await self._end(signal.SIGKILL)
+
+    async def wait(self) -> int:
+        """Wait for an end that the test has brought about otherwise; the exit code."""
+        process, self._process = self._process, None
+        assert process is not None
+        async with asyncio.timeout(60):
+            return await process.wait()
 
     async def stop(self) -> int:
         """SIGTERM; the exit code."""
@@ -379,20 +393,3 @@ async def get(site: Site, token: str, path: str) -> Any:
         http.get(f"{site.url}{path}") as response,
     ):
         return await response.json()
-
-
-async def run_in_bash(viewer: Client, command: str, words: str = "run `{}`", seconds: float = 60) -> Frame:
-    """Have the CLI's Bash tool run a command, allowing whatever it asks; the turn's ending.
-
-    ``words`` is what makes the model do it: the demo model's, unless given.
-    """
-    turn = await viewer.send(words.format(command))
-    answered: set[str] = set()
-    async with asyncio.timeout(seconds):
-        while not (ended := viewer.endings(turn)):
-            for ask in viewer.of_type("permission_request"):
-                if ask["request_id"] not in answered:
-                    answered.add(ask["request_id"])
-                    await viewer.put(type="permission", request_id=ask["request_id"], decision="allow")
-            await asyncio.sleep(0.05)
-    return ended[0]

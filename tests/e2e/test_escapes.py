@@ -19,6 +19,7 @@ from pool.keeper.server import SOCKET_NAME
 from pool.launch import sandbox
 from pool.launch.isolation import probe
 from tests.e2e import escape_attempts
+from tests.e2e.bash_tool import run_in_bash
 from tests.e2e.escape_attempts import ATTEMPTS
 from tests.e2e.escapes import (
     COLUMNS,
@@ -32,7 +33,7 @@ from tests.e2e.escapes import (
     run_column,
 )
 from tests.e2e.service_users import check_users, service_user
-from tests.e2e.site import Site, client, get, run_in_bash, serving
+from tests.e2e.site import Site, client, get, serving
 
 pytestmark = [
     pytest.mark.skipif(

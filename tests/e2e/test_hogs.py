@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from pool.launch.isolation import probe
+from tests.e2e.bash_tool import run_in_bash
 from tests.e2e.service_users import check_users, service_user
-from tests.e2e.site import Client, Frame, client, run_in_bash, serving
+from tests.e2e.site import Client, Frame, client, serving
 from tests.waiting import eventually
 
 MIB = 1 << 20

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from pool.launch.isolation import probe
+from tests.e2e.bash_tool import run_in_bash
 from tests.e2e.service_users import service_user
-from tests.e2e.site import Client, Site, client, live_pid, run_in_bash, serving
+from tests.e2e.site import Client, Site, client, live_pid, serving
 
 pytestmark = pytest.mark.usefixtures("forked_servers")
 

@@ -236,7 +236,9 @@ async def test_history_pages_forwards_and_backwards(pool: ClaudeInstancePool) ->
     while cursor is not None:
         page, cursor, _previous = await pool.history("alice", "default", after=cursor, limit=7)
         forwards += page
-    assert forwards == everything
+    # the CLI's last word on its state may come between the two
+    assert forwards[: len(everything)] == everything
+    assert len(forwards) - len(everything) <= 1
 
 
 async def test_one_user_does_not_see_the_other(pool: ClaudeInstancePool) -> None:

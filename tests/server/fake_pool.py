@@ -40,7 +40,7 @@ from pool.store.audit import AuditLog
 from pool.store.database import Database
 from pool.store.personal import PersonalData
 from pool.store.usage import Usage
-from pool.workspace.workspaces import Workspaces
+from pool.workspace.host_files import HostFiles
 
 
 @dataclass
@@ -375,7 +375,7 @@ class FakePool:
         return ProcessReport({}, [])
 
     async def export_user(self, user_id: str) -> AsyncGenerator[bytes]:
-        async for piece in export(PersonalData(self.database), Workspaces(self.data_dir).paths(user_id)):
+        async for piece in export(PersonalData(self.database), HostFiles(self.data_dir), user_id):
             yield piece
 
     def uid_range(self) -> tuple[int, int] | None:

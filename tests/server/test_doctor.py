@@ -12,6 +12,7 @@ from pool import PoolConfig
 from pool.launch.isolation import probe
 from pool.launch.way_out import find_way_out
 from server import doctor
+from server.config import ServerConfig
 from server.doctor import Finding, accounts_in
 
 RANGE = (200000, 265535)
@@ -88,7 +89,9 @@ def test_the_gateways_user_is_told_or_what_is_in_the_way() -> None:
 def test_the_network_in_force_and_the_hosts_on_the_list_are_named(tmp_path: Path) -> None:
     if not probe().works:
         pytest.skip(f"no bubblewrap that works: {probe().detail}")
-    found = {one.name: one for one in doctor._isolation(PoolConfig(data_dir=tmp_path / "data"))}
+    found = {
+        one.name: one for one in doctor._isolation(PoolConfig(data_dir=tmp_path / "data"), ServerConfig())
+    }
     assert (
         found["sandbox"].detail == f"mode bwrap, network {'gateway_only' if probe().cuts_network else 'open'}"
     )
@@ -96,6 +99,6 @@ def test_the_network_in_force_and_the_hosts_on_the_list_are_named(tmp_path: Path
     if way_out.remedy is not None:
         pytest.skip(f"no network of its own: {way_out.remedy}")
     config = PoolConfig(data_dir=tmp_path / "data", egress_allow=("example.org", "*.example.net"))
-    found = {one.name: one for one in doctor._isolation(config)}
+    found = {one.name: one for one in doctor._isolation(config, ServerConfig())}
     assert found["sandbox"].detail == "mode bwrap, network outbound, only to example.org, *.example.net"
     assert {"uid mapping", "gateway"} < set(found)

@@ -270,6 +270,7 @@ async def test_doctor_prints_one_line_a_check(short_dir: Path, fake_claude: Path
         "sandbox",
         "uid mapping",
         "gateway",
+        "server",
         "user namespaces",
         "cgroup",
         "open files",

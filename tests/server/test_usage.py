@@ -16,6 +16,7 @@ from pool.store.database import Database
 from pool.store.usage import Usage
 from server.gateway.spending import next_month
 from server.gateway.usage_journal import Entry, UsageJournal, journal_files
+from server.gateway_files import GatewayFiles
 from server.usage import UsageBooks
 from tests.waiting import eventually
 
@@ -38,13 +39,14 @@ import asyncio, sys
 from pathlib import Path
 from pool.store.database import Database
 from pool.store.usage import Usage
+from server.gateway_files import GatewayFiles
 from server.usage import UsageBooks
 
 async def main():
     data_dir = Path(sys.argv[1])
     database = Database(None, data_dir)
     await database.open()
-    books = UsageBooks(Usage(database), data_dir)
+    books = UsageBooks(Usage(database), GatewayFiles(data_dir))
     while True:
         await books.take_in()
         print(".", end="", flush=True)
@@ -112,7 +114,7 @@ async def test_nothing_is_lost_and_nothing_doubled_over_kills_of_both_sides(shor
     database = Database(None, short_dir)
     await database.open()
     usage = Usage(database)
-    await UsageBooks(usage, short_dir).take_in()
+    await UsageBooks(usage, GatewayFiles(short_dir)).take_in()
     written = sum(path.read_bytes().count(b"\n") for path in journal_files(short_dir))
     found = await usage.figures("alice", 0, 10**6)
     await database.aclose()
@@ -125,7 +127,7 @@ async def test_two_readers_take_a_line_in_once(short_dir: Path) -> None:
     database = Database(None, short_dir)
     await database.open()
     usage = Usage(database)
-    one, two = UsageBooks(usage, short_dir), UsageBooks(usage, short_dir)
+    one, two = UsageBooks(usage, GatewayFiles(short_dir)), UsageBooks(usage, GatewayFiles(short_dir))
     await one.take_in()
     await two.take_in()
     journal_of(short_dir, an_entry(), an_entry())
@@ -140,7 +142,7 @@ async def test_old_files_go_once_they_are_taken_in(short_dir: Path) -> None:
     database = Database(None, short_dir)
     await database.open()
     usage = Usage(database)
-    books = UsageBooks(usage, short_dir, lambda: now[0])
+    books = UsageBooks(usage, GatewayFiles(short_dir), lambda: now[0])
     journal_of(short_dir, an_entry())
     [path] = journal_files(short_dir)
     os.utime(path, (NOON, NOON))
@@ -162,7 +164,7 @@ async def test_old_files_go_once_they_are_taken_in(short_dir: Path) -> None:
 async def test_limits_show_what_is_used_and_when_it_is_near(short_dir: Path) -> None:
     database = Database(None, short_dir)
     await database.open()
-    books = UsageBooks(Usage(database), short_dir, lambda: NOON)
+    books = UsageBooks(Usage(database), GatewayFiles(short_dir), lambda: NOON)
     journal_of(short_dir, an_entry(NOON - 86400), an_entry())
     await books.take_in()
     found = await books.quota_use("alice", Quota(tokens_per_day=150, usd_per_month=2.0))

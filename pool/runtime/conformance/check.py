@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import shutil
 import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
 
@@ -29,7 +28,6 @@ PURPOSE = "conformance"
 """The label that makes the gateway answer with the demo model."""
 
 _AGAIN_SECONDS = (10.0, 60.0, 300.0)
-_SCRATCH = "probe-"
 # no user can have this name, so nothing that is kept by user is shared with one
 _NOBODY = SessionKey(UserId(f"-{PURPOSE}"), SessionId(PURPOSE))
 
@@ -70,12 +68,12 @@ class Conformance:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-            await asyncio.to_thread(self._sweep)
+            await asyncio.to_thread(self._around.workspaces.sweep_scratch)
 
     # --- the task ------------------------------------------------------------------------
 
     async def _run(self) -> None:
-        await asyncio.to_thread(self._sweep)
+        await asyncio.to_thread(self._around.workspaces.sweep_scratch)
         if self._known is not None and not self._known.missing:
             return
         for delay in self._delays():
@@ -101,15 +99,16 @@ class Conformance:
         return first.merged(await self._trial()) if first.missing else first
 
     async def _trial(self) -> Findings:
-        scratch = self._directory / f"{_SCRATCH}{uuid.uuid4().hex[:12]}"
+        files = self._around.workspaces
         try:
-            await asyncio.to_thread(self._make, scratch)
-            async with self._around.spawn_gate:
-                return await self._try_in(scratch)
+            scratch = await asyncio.to_thread(files.make_scratch, self._trial_uid())
+            try:
+                async with self._around.spawn_gate:
+                    return await self._try_in(scratch)
+            finally:
+                await asyncio.to_thread(files.remove_scratch, scratch)
         except (PoolError, OSError) as error:
             return Findings(problem=error.message if isinstance(error, PoolError) else str(error))
-        finally:
-            await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
 
     async def _try_in(self, scratch: Path) -> Findings:
         around = self._around
@@ -128,7 +127,8 @@ class Conformance:
         end_of_input = 0.0
         try:
             has_prefix = spec.tool_limits is not None
-            trial = Trial(instance, witness, spec.workspace, has_tool_prefix=has_prefix)
+            has_file = partial(around.workspaces.scratch_has, scratch)
+            trial = Trial(instance, witness, has_file, has_tool_prefix=has_prefix)
             findings = await trial.run(around.config.start_timeout_seconds)
             end_of_input = 2.0
             return findings
@@ -185,22 +185,6 @@ class Conformance:
         return key_of(stamp, self._around.config, "/".join(self._around.launcher.describe_isolation()[:2]))
 
     # --- files, in a thread ------------------------------------------------------------------
-
-    def _make(self, scratch: Path) -> None:
-        """The directories of one trial; as with a user's, those above them can be passed through."""
-        for directory in (self._directory, scratch):
-            directory.mkdir(parents=True, exist_ok=True)
-            directory.chmod(0o711)
-        uid = self._trial_uid()
-        for name in ("workspace", "home"):
-            (scratch / name).mkdir(mode=0o700)
-            if uid is not None:
-                os.chown(scratch / name, uid, uid)
-
-    def _sweep(self) -> None:
-        """Remove what a killed server left."""
-        for left in self._directory.glob(f"{_SCRATCH}*"):
-            shutil.rmtree(left, ignore_errors=True)
 
     def _save(self, key: str, findings: Findings) -> None:
         try:

@@ -45,6 +45,7 @@ class Records:
             "notes": dict(findings.notes),
         }
         path = self._path(key)
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         temporary = path.with_suffix(".new")
         temporary.write_text(json.dumps(plain, indent=1))
         temporary.replace(path)

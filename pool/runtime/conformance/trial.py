@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 
 from pool.errors import PoolError
 from pool.launch.tool_limits import ToolLimits
@@ -28,17 +27,17 @@ _HOOKS = {"PreToolUse": [{"matcher": None, "hookCallbackIds": ["conformance"], "
 
 
 class Trial:
-    """Tries one started CLI out. ``workspace`` is its working directory on this host.
+    """Tries one started CLI out. ``has_file``: is there such a file where it works? It may block.
 
     ``has_tool_prefix``: it was told the program that takes on ``TRIAL_LIMITS``.
     """
 
     def __init__(
-        self, instance: Instance, witness: Witness, workspace: Path, *, has_tool_prefix: bool
+        self, instance: Instance, witness: Witness, has_file: Callable[[str], bool], *, has_tool_prefix: bool
     ) -> None:
         self._instance = instance
         self._witness = witness
-        self._workspace = workspace
+        self._has_file = has_file
         self._has_tool_prefix = has_tool_prefix
         self._version: str | None = None
         self._seen: dict[str, bool] = {}
@@ -197,7 +196,7 @@ class Trial:
             return answers[-1]
 
         await self._turn(f"create a file {_FILE} with x", allow)
-        written = await asyncio.to_thread((self._workspace / _FILE).exists)
+        written = await asyncio.to_thread(self._has_file, _FILE)
         unasked = "it was written without asking" if written else "nothing was asked and nothing written"
         self._saw("asks", bool(answers) and written, "it was allowed, but not done" if answers else unasked)
         self._saw("pending_asks", bool(listed), "" if answers else "no ask was seen")

@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 
 from pool.errors import PoolError, Refused
-from pool.launch.leftovers import remove_leftovers
 from pool.model import UserId
 from pool.runtime.surroundings import Surroundings
 
@@ -39,9 +38,7 @@ class Retention:
         audited = await around.store.prune_audit(now - around.config.audit_retention_days * _DAY_SECONDS)
         listed = await around.launcher.list()
         known = {str(listing.instance_id) for listing in listed}
-        directories = await asyncio.to_thread(
-            remove_leftovers, around.config.data_dir, known, now - _DAY_SECONDS
-        )
+        directories = await asyncio.to_thread(around.launcher.remove_leftovers, known, now - _DAY_SECONDS)
         files = await self._prune_homes(before)
         removed = {"rows": rows, "audited": audited, "directories": directories, "files": files}
         _log.info("old history removed", extra=removed)

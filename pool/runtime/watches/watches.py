@@ -20,7 +20,6 @@ from pool.runtime.watches.rounds import Rounds
 from pool.runtime.watches.sizes import WorkspaceSizes
 from pool.runtime.watches.stalls import Stalls
 from pool.runtime.watches.vitals import Vitals
-from pool.workspace.sizes import measure_parts
 
 _DISK_SECONDS = 5.0
 _SIZES_SECONDS = 1.0
@@ -51,7 +50,7 @@ class Watches:
         self.holds = Holds(supervisor)
         self.retention = Retention(around)
         self.unloading = Unloading(supervisor, admission.forget)
-        self.data_sizes = DataSizes(lambda: measure_parts(around.config.data_dir))
+        self.data_sizes = DataSizes(around.workspaces.data_sizes)
         self._rounds = Rounds(around.tasks)
         admission.limits.append(self._refusal)
 

@@ -84,7 +84,7 @@ async def test_a_cli_that_is_known_to_be_good_is_not_tried_again(
     assert (await checked(first))["ok"] is True
     assert started(first) == 1
     await first.shutdown()
-    left = first.config.data_dir / "conformance" / "probe-of-a-killed-server"
+    left = first.config.data_dir / "trials" / "probe-of-a-killed-server"
     left.mkdir()
     again = await make_pool(check_cli=True)
     assert (await checked(again))["ok"] is True

@@ -11,7 +11,7 @@ from pool import ClaudeInstancePool, errors
 from tests.pool.runtime.conftest import World
 from tests.waiting import eventually
 
-FIRST, LAST = 200100, 200104
+FIRST, LAST = 200100, 200105
 ALICE, BOB = FIRST + 1, FIRST + 2
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
@@ -46,7 +46,7 @@ async def test_each_user_gets_a_uid_between_the_reserved_ones_and_keeps_it(world
     assert [await run_as(pool, world, name) for name in ("alice", "bob", "carol")] == [ALICE, BOB, BOB + 1]
     for name, uid in (("alice", ALICE), ("bob", BOB)):
         assert [owners(top) for top in of(world, name)] == [{uid}] * 2
-    # the first uid is for trials, the last is the model gateway's: neither is ever a user's
+    # the first uid is for trials, the last two are the server's and the gateway's: none is ever a user's
     with pytest.raises(errors.PoolError, match=r"widen isolation\.uid_range"):
         await run_as(pool, world, "dave")
     await end_all(pool, world)

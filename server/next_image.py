@@ -1,0 +1,44 @@
+"""Before a reload: what is installed and configured now is proven, and its configuration settled."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Sequence
+
+from pool.errors import Conflict
+from server.model_keys import SETTLE, new_memory
+
+_CHECK_SECONDS = 120.0
+
+
+class NextImage:
+    """``command`` proves the next image; ``descriptor`` has its configuration once it was proven."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self._command = command
+        self.descriptor: int | None = None
+
+    def check(self) -> None:
+        """Blocking. Raises ``Conflict`` when what is installed and configured now could not serve."""
+        descriptor = new_memory()
+        try:
+            result = subprocess.run(
+                list(self._command),
+                capture_output=True,
+                text=True,
+                stdin=subprocess.DEVNULL,
+                timeout=_CHECK_SECONDS,
+                pass_fds=[descriptor],
+                env={**os.environ, SETTLE: str(descriptor)},
+                check=False,
+            )
+            if result.returncode != 0:
+                output = (result.stderr or result.stdout).strip()
+                raise Conflict(f"not reloaded, the check failed:\n{output}")
+        except BaseException:
+            os.close(descriptor)
+            raise
+        before, self.descriptor = self.descriptor, descriptor
+        if before is not None:
+            os.close(before)

@@ -1,0 +1,236 @@
+"""A server that is not root: how it is started by the steward, which stays root, and what it has of it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pool import (
+    STEWARD,
+    Host,
+    PoolConfig,
+    Steward,
+    StewardClient,
+    find_cli,
+    give_data,
+    obstacle_to_dropping,
+    program_places,
+    server_uid,
+    stewards_verbs,
+)
+from pool.errors import BadRequest, PoolError
+from server.commands import Site
+from server.config import ServerConfig
+from server.data_lock import DataLock
+from server.gateway_files import GatewayFiles, Stretch
+from server.listening import bind
+from server.model_keys import SETTLED, hand_on, new_memory
+from server.next_image import NextImage
+
+_log = logging.getLogger(__name__)
+
+INHERITED = "CLAUDE_POOL_INHERITED"
+"""In the environment of the next image: which descriptors hold the lock and the listening socket."""
+
+RELOAD_CODE = 86
+"""With which a server ends whose steward is to start the next image."""
+
+_TRIAL = (sys.executable, "-I", "-c", "import server.cli, server.launching, server.serving")
+
+
+def whom_to_be(config: ServerConfig, pool_config: PoolConfig, host: Host) -> tuple[int | None, str | None]:
+    """(uid for the server, None to stay who we are; what is in the way of one, or None)."""
+    if not host.local.isolation.has_uids or config.isolation.server_user == "root":
+        return None, None
+    if pool_config.gateway_command and host.local.gateway_user.uid is None:
+        return None, "the server runs as root, since the model gateway does: see gateway"
+    obstacle = obstacle_to_dropping(pool_config, shown_to_server(config, pool_config), _TRIAL)
+    return (server_uid(pool_config), None) if obstacle is None else (None, obstacle)
+
+
+def shown_to_server(config: ServerConfig, pool_config: PoolConfig) -> list[Path]:
+    """What a server has to see even where it lies in directories that are closed to its user."""
+    places = [pool_config.templates_dir, config.cli.path, _cli(pool_config)]
+    return [*program_places([sys.executable], os.environ), *(place for place in places if place is not None)]
+
+
+def _cli(pool_config: PoolConfig) -> Path | None:
+    with suppress(PoolError):
+        return find_cli(pool_config.cli_path)
+    return None  # told when one is started
+
+
+class StewardedServer:
+    """Starts the server as ``uid`` and serves it until it ends."""
+
+    def __init__(self, site: Site, pool_config: PoolConfig, host: Host, uid: int) -> None:
+        self._site = site
+        self._pool_config = pool_config
+        self._host = host
+        self._uid = uid
+
+    def run(self, lock: DataLock, listen_fd: int | None, check_command: Sequence[str]) -> dict[str, Any]:
+        """Until the server has ended: what the next image is to inherit, empty when there is none.
+
+        A server that ended otherwise than well ends this process in the same
+        way. Raises ``OSError``.
+        """
+        self._host.local.service_uid = self._uid
+        give_data(self._site.data_dir, self._uid)
+        listener = bind(self._site.config.server, inherited=listen_fd)
+        memory = new_memory()
+        hand_on(_readable_by(self._uid, self._site.config), memory)
+        image = NextImage(check_command)
+        verbs = {
+            **stewards_verbs(self._pool_config, self._host, self._uid),
+            **gateway_verbs(GatewayFiles(self._site.data_dir)),
+            "check_next_image": image.check,
+        }
+        held = {"lock": lock.descriptor, "listen": listener.fileno()}
+        environment = {name: value for name, value in os.environ.items() if name != "WATCHDOG_PID"}
+        environment |= {
+            INHERITED: json.dumps(held),
+            SETTLED: str(memory),
+            # what a library would look for there is root's
+            "HOME": "/nonexistent",
+        }
+        command = [sys.executable, *sys.orig_argv[1:]]
+        descriptors = [*held.values(), memory, *_TLS_MEMORY]
+        steward = Steward(
+            self._uid,
+            command,
+            environment,
+            descriptors=descriptors,
+            shown=shown_to_server(self._site.config, self._pool_config),
+            verbs=verbs,
+        )
+        code = steward.run()
+        if code == RELOAD_CODE and image.descriptor is not None:
+            return {"listen": os.dup(listener.fileno()), "settled": image.descriptor}
+        _end_as(code)
+        return {}
+
+
+# closed with the process: a server that is started later has them again
+_TLS_MEMORY: list[int] = []
+
+
+def _readable_by(uid: int, config: ServerConfig) -> ServerConfig:
+    """``config`` with the files of TLS in memory that ``uid`` can open: they are root's alone."""
+    server = config.server
+    if server.tls_cert_file is None or server.tls_key_file is None:
+        return config
+    paths = {}
+    for name in ("tls_cert_file", "tls_key_file"):
+        descriptor = new_memory()
+        os.write(descriptor, Path(getattr(server, name)).read_bytes())
+        os.fchmod(descriptor, 0o600)
+        os.fchown(descriptor, uid, uid)
+        _TLS_MEMORY.append(descriptor)
+        paths[name] = Path(f"/proc/self/fd/{descriptor}")
+    return config.model_copy(update={"server": server.model_copy(update=paths)})
+
+
+def _end_as(code: int) -> None:
+    """End this process as the server ended; return when it ended well."""
+    if code < 0:
+        with suppress(OSError):  # KILL cannot be caught
+            signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    if code != 0:
+        sys.exit(code if code > 0 else 1)
+
+
+def take_steward(environ: dict[str, str] | os._Environ[str]) -> StewardClient | None:
+    """The steward of this process, once; None without one."""
+    descriptor = environ.pop(STEWARD, None)
+    if descriptor is None:
+        return None
+    sock = socket.socket(fileno=int(descriptor))
+    sock.set_inheritable(False)
+    return StewardClient(sock)
+
+
+def gateway_verbs(files: GatewayFiles) -> dict[str, Callable[..., Any]]:
+    """What a server may have its steward do in the gateway's directories: the steward's side."""
+
+    def grown(*, offsets: Mapping[str, Any]) -> list[Stretch]:
+        return files.grown({str(name): int(offset) for name, offset in offsets.items()})
+
+    def finished(*, offsets: Mapping[str, Any], before: float) -> list[str]:
+        return files.finished({str(name): int(offset) for name, offset in offsets.items()}, float(before))
+
+    def remove_own_key(*, user_id: str, provider: str | None) -> bool:
+        return files.remove_own_key(_text(user_id), None if provider is None else _text(provider))
+
+    return {
+        "describe": files.describe,
+        "own_keys_of": lambda *, user_id: files.own_keys_of(_text(user_id)),
+        "put_own_key": lambda *, user_id, provider, key: files.put_own_key(
+            _text(user_id), _text(provider), _text(key)
+        ),
+        "remove_own_key": remove_own_key,
+        "grown": grown,
+        "finished": finished,
+        "remove_journal": lambda *, file: files.remove_journal(_text(file)),
+        "forget_user": lambda *, user_id, at: files.forget_user(_text(user_id), float(at)),
+    }
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise BadRequest("not text")
+    return value
+
+
+class RemoteGatewayFiles(GatewayFiles):
+    """See ``GatewayFiles``; all of it is the steward's to do."""
+
+    def __init__(self, steward: StewardClient, data_dir: Path) -> None:
+        super().__init__(data_dir)
+        self._steward = steward
+        # it changes with a reload only, and is asked for on the event loop
+        self._described: dict[str, Any] = steward.call("describe")
+
+    def settle(self) -> None:
+        """See ``GatewayFiles``; the steward's image before did."""
+
+    def describe(self) -> dict[str, Any]:
+        """See ``GatewayFiles``."""
+        return self._described
+
+    def own_keys_of(self, user_id: str) -> dict[str, bool]:
+        """See ``GatewayFiles``."""
+        return dict(self._steward.call("own_keys_of", user_id=user_id))
+
+    def put_own_key(self, user_id: str, provider: str, key: str) -> None:
+        """See ``GatewayFiles``."""
+        self._steward.call("put_own_key", user_id=user_id, provider=provider, key=key)
+
+    def remove_own_key(self, user_id: str, provider: str | None) -> bool:
+        """See ``GatewayFiles``."""
+        return bool(self._steward.call("remove_own_key", user_id=user_id, provider=provider))
+
+    def grown(self, offsets: Mapping[str, int]) -> list[Stretch]:
+        """See ``GatewayFiles``."""
+        return list(self._steward.call("grown", offsets=dict(offsets)))
+
+    def finished(self, offsets: Mapping[str, int], before: float) -> list[str]:
+        """See ``GatewayFiles``."""
+        return list(self._steward.call("finished", offsets=dict(offsets), before=before))
+
+    def remove_journal(self, file: str) -> None:
+        """See ``GatewayFiles``."""
+        self._steward.call("remove_journal", file=file)
+
+    def forget_user(self, user_id: str, at: float) -> None:
+        """See ``GatewayFiles``."""
+        self._steward.call("forget_user", user_id=user_id, at=at)
