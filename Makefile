@@ -6,7 +6,7 @@ STAMP := $(VENV)/.stamp
 # every process that is started would compile all of its modules anew
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup run test check fuzz fuzz-api chaos soak bench demo acceptance clean
+.PHONY: setup run test check fuzz fuzz-api chaos soak simulate bench demo acceptance clean
 
 # how long the trouble of a chaos run lasts, and its seed (the time of day when empty)
 SECONDS ?= 600
@@ -44,6 +44,10 @@ chaos: $(STAMP)
 
 soak: $(STAMP)
 	$(BIN)/python -m tests.soak $(if $(SEED),--seed $(SEED))
+
+SEEDS ?= 1000
+simulate: $(STAMP)
+	$(BIN)/python -m tests.simulation --seeds $(SEEDS) $(if $(SEED),--seed $(SEED))
 
 FUZZ_SECONDS ?= 600
 fuzz-api: $(STAMP)

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
-from pool.errors import InputBlocked, PoolError
+from pool.errors import InputBlocked, InstanceGone, KeeperUnavailable, PoolError
 from pool.lifecycle.instance import InstanceEvent
 from pool.model import SessionState
 from pool.protocol.connection import error_response
@@ -70,8 +70,13 @@ class Delivery:
         except InputBlocked as error:
             _log.error("instance %s does not read its input: %s", instance.id, error)
             session.stop_instance("it does not read its input")
-        except PoolError as error:
+        except (InstanceGone, KeeperUnavailable) as error:
+            # its end is on its way
             _log.warning("turn %s could not be written: %s", turn.record.turn_id, error)
+        except PoolError as error:
+            # it lives and would be waited for in vain
+            _log.error("turn %s could not be written, its instance is ended: %s", turn.record.turn_id, error)
+            session.stop_instance("a message could not be given to it")
         await pause_point("dispatch.after_write")
 
     def interrupt(self, turn: Turn) -> None:

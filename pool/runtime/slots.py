@@ -152,9 +152,9 @@ class Slots:
         finally:
             self._leave(waiter)
 
-    def adopt(self, key: SessionKey) -> None:
+    def adopt(self, *keys: SessionKey) -> None:
         """A running instance of an earlier server holds a slot, whatever the limits say now."""
-        self.holders.add(key)
+        self.holders.update(keys)
 
     def release(self, key: SessionKey) -> None:
         """The process is gone: its slot goes to the first waiter who may have it."""
@@ -166,7 +166,9 @@ class Slots:
         if len(self._line):
             look = self._look_past(())
             for waiter in tuple(self._line):
-                look = self._serve(waiter, look)
+                # one whose time was over a moment ago has not left the line yet
+                if not waiter.turn.done():
+                    look = self._serve(waiter, look)
             self._tell_soon()
 
     # --- the line ----------------------------------------------------------------------------

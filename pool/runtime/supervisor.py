@@ -162,13 +162,11 @@ class Supervisor:
         began = time.perf_counter()
         listings = {listing.instance_id: listing for listing in await around.launcher.list()}
         work = await around.store.open_work()
+        # Of all of them before anybody wakes: else a queued message takes the slot of one that runs.
+        around.slots.adopt(*(item.session.key for item in work if item.instances))
         await asyncio.gather(*(self._adopt(item, listings) for item in work))
-        known = {
-            record.instance_id
-            for item in work
-            if item.session.key in self.sessions
-            for record in item.instances
-        }
+        taken = [item for item in work if item.session.key in self.sessions]
+        known = {record.instance_id for item in taken for record in item.instances}
         for instance_id in await end_strangers(around, listings, known):
             self.forget_later(instance_id)
         around.counters.reconcile.observe(time.perf_counter() - began)
@@ -182,6 +180,7 @@ class Supervisor:
             raise  # the database does not work: nobody can be taken over
         except Exception:  # noqa: BLE001 - one user's failure never stops the server
             _log.exception("session %s could not be loaded; its instance is ended", work.session.key)
+            self.around.slots.release(work.session.key)
             return
         try:
             await session.adoption.adopt(work, listing)

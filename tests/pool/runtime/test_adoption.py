@@ -10,6 +10,9 @@ import pytest
 
 from pool import errors
 from pool.model import InstanceId, SessionState
+from pool.runtime.session import Session
+from pool.runtime.supervisor import Supervisor
+from pool.store.base import SessionRecord
 from tests.pool.runtime.conftest import World, follow, manual, say, session_of, soon
 
 
@@ -239,6 +242,39 @@ async def test_an_archived_session_whose_instance_still_lives_is_not_revived_by_
     assert session.state is SessionState.ARCHIVED
     later = await follow(again)
     assert (await later.ended(await say(again, "m1")))["state"] == "succeeded"
+
+
+async def test_a_queued_message_does_not_take_the_slot_of_an_instance_that_still_runs(world: World) -> None:
+    world.host.prepare = manual
+    pool = await world.start(max_instances=1)
+    screen = await follow(pool, "runs")
+    turn = await say(pool, "m1", "runs")
+    await soon(lambda: "running" in screen.turn_states(turn))
+    waiting = await say(pool, "m2", "waits")
+    await world.crash(pool)
+    # The one that waits is read at once, the one that runs takes its time.
+    load, gate = Supervisor._load, asyncio.Event()
+
+    async def slowly(self: Supervisor, record: SessionRecord, *live: Any) -> Session:
+        if record.key.session_id == "runs":
+            await gate.wait()
+        return await load(self, record, *live)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Supervisor, "_load", slowly)
+        again = world.make()
+        starting = asyncio.create_task(again.start())
+        await soon(lambda: [key.session_id for key in again._supervisor.sessions] == ["waits"])
+        for _ in range(20):
+            await asyncio.sleep(0)
+        gate.set()
+        await starting
+    assert [key.session_id for key in again._around.slots.holders] == ["runs"]
+    assert len(world.host.living) == 1
+    world.host.prepare = lambda _cli: None
+    world.host.cli("runs").finish()
+    later = await follow(again, "waits", "0")
+    assert (await later.ended(waiting))["state"] == "succeeded"
 
 
 async def test_one_session_that_cannot_be_taken_over_does_not_stop_the_server(world: World) -> None:

@@ -26,6 +26,17 @@ async def test_a_message_for_an_instance_that_is_leaving_runs_on_the_next_one_on
     assert [turn in cli.runs for cli in world.host.clis.values()] == [False, True]
 
 
+async def test_a_message_that_is_refused_by_the_host_is_not_waited_for(world: World) -> None:
+    pool = await world.start()
+    screen = await follow(pool)
+    await screen.ended(await say(pool, "m0"))
+    # The CLI lives and answers; this one line does not get to it.
+    world.host.fail("write", errors.BadRequest("bad_line"))
+    ending = await screen.ended(await say(pool, "m1"))
+    assert ending["state"] == "lost"
+    assert (await screen.ended(await say(pool, "m2")))["state"] == "succeeded"
+
+
 async def test_parking_and_a_message_at_once_lose_and_double_nothing(world: World) -> None:
     pool = await world.start()
     screen = await follow(pool)
