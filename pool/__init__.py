@@ -17,13 +17,9 @@ if TYPE_CHECKING:
     from pool.caller import calling as calling
     from pool.caller import current_caller as current_caller
     from pool.caller import shortened as shortened
-    from pool.composition import Host as Host
     from pool.composition import export_user_data as export_user_data
     from pool.composition import open_accounts as open_accounts
-    from pool.composition import open_host as open_host
     from pool.composition import remove_user_files as remove_user_files
-    from pool.composition import stewarded_host as stewarded_host
-    from pool.composition import stewards_verbs as stewards_verbs
     from pool.config import PoolConfig as PoolConfig
     from pool.config import Quota as Quota
     from pool.config import QuotaBook as QuotaBook
@@ -54,6 +50,10 @@ if TYPE_CHECKING:
     from pool.runtime.pooled import PooledInstance as PooledInstance
     from pool.steward.client import VARIABLE as STEWARD
     from pool.steward.client import StewardClient as StewardClient
+    from pool.steward.hosting import Host as Host
+    from pool.steward.hosting import open_host as open_host
+    from pool.steward.hosting import stewarded_host as stewarded_host
+    from pool.steward.hosting import stewards_verbs as stewards_verbs
     from pool.steward.process import Steward as Steward
     from pool.steward.service_user import give_data as give_data
     from pool.steward.service_user import obstacle_to_dropping as obstacle_to_dropping
@@ -71,10 +71,10 @@ if TYPE_CHECKING:
 _HOMES = {
     "find_cli": "pool.launch.cli",
     "program_places": "pool.launch.shown",
-    "Host": "pool.composition",
-    "open_host": "pool.composition",
-    "stewards_verbs": "pool.composition",
-    "stewarded_host": "pool.composition",
+    "Host": "pool.steward.hosting",
+    "open_host": "pool.steward.hosting",
+    "stewards_verbs": "pool.steward.hosting",
+    "stewarded_host": "pool.steward.hosting",
     "Steward": "pool.steward.process",
     "StewardClient": "pool.steward.client",
     "STEWARD": "pool.steward.client:VARIABLE",

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import suppress
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,19 +12,14 @@ from typing import TypedDict, Unpack
 
 from pool.clock import Clock, SystemClock
 from pool.config import PoolConfig
-from pool.errors import PoolError
 from pool.launch.base import Launcher
 from pool.launch.cli import find_cli
 from pool.launch.local import LocalLauncher
-from pool.launch.local_host import LocalHost
 from pool.runtime.backlog import Backlog
 from pool.runtime.exporting import export
 from pool.runtime.slots import Slots
 from pool.runtime.surroundings import Surroundings
-from pool.steward.client import StewardClient
-from pool.steward.remote import RemoteFiles, RemoteHost
-from pool.steward.service import Verb
-from pool.steward.verbs import Verbs
+from pool.steward.hosting import Host, open_host
 from pool.store.accounts import Accounts
 from pool.store.audit import AuditLog
 from pool.store.database import Database
@@ -90,34 +84,6 @@ class Given(TypedDict, total=False):
     clock: Clock | None
 
 
-@dataclass(frozen=True, slots=True)
-class Host:
-    """What is done on this machine with the service's own rights: by this process, or by its steward."""
-
-    files: HostFiles
-    local: LocalHost
-
-
-def open_host(config: PoolConfig, environment: Mapping[str, str] | None = None) -> Host:
-    """The host by this process itself; what it can do is tried out.
-
-    Raises ``IsolationUnavailable``, ``BadRequest``.
-    """
-    files = HostFiles(config.data_dir, config.templates_dir)
-    return Host(files, LocalHost(config, environment, templates_want_outbound=_want_outbound(files)))
-
-
-def stewards_verbs(config: PoolConfig, host: Host, uid: int) -> dict[str, Verb]:
-    """What a server that runs as ``uid`` may ask its steward, which has ``host``."""
-    return Verbs(config, host.files, host.local, uid).by_name()
-
-
-def stewarded_host(config: PoolConfig, steward: StewardClient) -> Host:
-    """The host of a server that has a steward."""
-    files = RemoteFiles(steward, config.data_dir, config.templates_dir)
-    return Host(files, RemoteHost(steward, config))
-
-
 def compose(config: PoolConfig, **given: Unpack[Given]) -> Parts:
     """Build the adapters for ``config``, all that are not given; nothing is opened or started yet.
 
@@ -145,15 +111,6 @@ def compose(config: PoolConfig, **given: Unpack[Given]) -> Parts:
     return Parts(
         surroundings, accounts, Usage(store.database), AuditLog(store.database), PersonalData(store.database)
     )
-
-
-def _want_outbound(files: HostFiles) -> bool:
-    wanted = False
-    for name in files.template_names():
-        # one that cannot be read is told to whoever asks for it
-        with suppress(PoolError):
-            wanted |= files.template(name).network == "outbound"
-    return wanted
 
 
 def _cli_stamp(configured: Path | None) -> str:

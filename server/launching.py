@@ -9,20 +9,14 @@ import os
 import resource
 import sys
 import tempfile
-import warnings
-from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jwt
-
-from pool import Host, StewardClient, open_accounts, open_host, stewarded_host
+from pool import StewardClient, open_host, stewarded_host
 from pool.errors import BadRequest, IsolationUnavailable
 from server.allocator import give_memory_back
-from server.auth.tokens import MIN_SECRET_BYTES
 from server.commands import Site
-from server.config import ServerConfig
 from server.data_lock import DataLock
 from server.gateway_files import GatewayFiles
 from server.listening import tls_context
@@ -31,8 +25,7 @@ from server.model_keys import SETTLE, SETTLED, hand_on, move_keys, new_memory
 from server.next_image import NextImage
 from server.pool_settings import to_pool_config
 from server.rules import check_platform, check_single_user
-from server.serving import Server, Serving
-from server.settings import ConfigError, secret_text
+from server.settings import ConfigError
 from server.stewarded import (
     INHERITED,
     RELOAD_CODE,
@@ -41,7 +34,6 @@ from server.stewarded import (
     take_steward,
     whom_to_be,
 )
-from server.threads import BLOCKING_THREADS, whole_pool
 
 _log = logging.getLogger(__name__)
 
@@ -73,6 +65,8 @@ def _check_configuration(site: Site) -> None:
 
 async def _try_migrations(directory: Path) -> None:
     """All of them, on a new database."""
+    from pool import open_accounts  # noqa: PLC0415 - a steward loads none of it
+
     store, _accounts = open_accounts(directory, None)
     await store.open()
     await store.aclose()
@@ -121,7 +115,9 @@ def _serve_here(site: Site, lock: DataLock, listen_fd: int | None) -> dict[str, 
     if uid is not None:
         return StewardedServer(site, pool_config, host, uid).run(lock, listen_fd, _check_command())
     image = NextImage(_check_command())
-    server = _serve(site, host, GatewayFiles(site.data_dir), listen_fd, image.check, _note(None, obstacle))
+    from server.running import run  # noqa: PLC0415 - a steward loads none of it
+
+    server = run(site, host, GatewayFiles(site.data_dir), listen_fd, image.check, _note(None, obstacle))
     return {"listen": server.listen_fd, "settled": image.descriptor} if server.is_reloading else {}
 
 
@@ -130,8 +126,10 @@ def _serve_with(steward: StewardClient, site: Site, _lock: DataLock, listen_fd: 
     host = stewarded_host(to_pool_config(site.config, site.data_dir, os.environ), steward)
     files = RemoteGatewayFiles(steward, site.data_dir)
     check = partial(steward.call, "check_next_image")
+    from server.running import run  # noqa: PLC0415 - a steward loads none of it
+
     try:
-        server = _serve(site, host, files, listen_fd, check, _note(os.geteuid(), None))
+        server = run(site, host, files, listen_fd, check, _note(os.geteuid(), None))
     finally:
         steward.close()
     return {"listen": server.listen_fd} if server.is_reloading else {}
@@ -145,39 +143,9 @@ def _note(uid: int | None, obstacle: str | None) -> dict[str, dict[str, Any]]:
     return {} if uid is None else {"server": {"ok": True, "detail": f"runs as uid {uid}, without any rights"}}
 
 
-def _serve(
-    site: Site,
-    host: Host,
-    files: GatewayFiles,
-    listen_fd: int | None,
-    check: Callable[[], Any],
-    notes: Mapping[str, dict[str, Any]],
-) -> Server:
-    _warn_of_short_secret(site.config)
-    server = Server(
-        Serving(
-            config=site.config,
-            data_dir=site.data_dir,
-            environ=os.environ,
-            host=host,
-            gateway_files=files,
-            listen_fd=listen_fd,
-            check=check,
-            notes=notes,
-        )
-    )
-    asyncio.run(_run(server))
-    return server
-
-
 def _check_command() -> list[str]:
     """This very command line, only checking."""
     return [sys.executable, *sys.orig_argv[1:], "--check"]
-
-
-async def _run(server: Server) -> None:
-    asyncio.get_running_loop().set_default_executor(whole_pool(BLOCKING_THREADS, "blocking"))
-    await server.run()
 
 
 def _execute_anew(environment: dict[str, str], lock: DataLock, listen_fd: int | None) -> None:
@@ -197,10 +165,3 @@ def _raise_file_limit() -> None:
     """Each client is a descriptor; the soft limit is often far below the hard one."""
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _warn_of_short_secret(config: ServerConfig) -> None:
-    secret = secret_text(config.auth.jwt.secret)
-    if secret is not None and len(secret.encode()) < MIN_SECRET_BYTES:
-        _log.warning("auth.jwt.secret has less than %s bytes: it can be guessed", MIN_SECRET_BYTES)
-        warnings.simplefilter("ignore", jwt.InsecureKeyLengthWarning)

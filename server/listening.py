@@ -6,8 +6,8 @@ import os
 import socket
 import ssl
 
-from server.auth.origin import is_loopback
 from server.config import Server
+from server.loopback import is_loopback
 from server.secret_files import NotPrivate, check_private
 from server.settings import ConfigError
 

@@ -16,12 +16,8 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 import structlog
-from aiohttp import hdrs, web
-from aiohttp.abc import AbstractAccessLogger
 
-from server.auth.identity import IDENTITY
 from server.config import Logging
-from server.errors import route_of
 
 _SECRET_KEYS = re.compile(r"(?i)(password|passwd|secret|token|authorization|cookie|api_?key|prompt)$")
 _SECRET_TEXTS = re.compile(
@@ -32,7 +28,6 @@ _SECRET_TEXTS = re.compile(
 )
 _MASK = "***"
 _QUEUE_LENGTH = 10_000
-_QUIET_PATHS = ("/livez", "/readyz", "/health", "/metrics")
 
 Event = MutableMapping[str, Any]
 
@@ -103,27 +98,6 @@ def _formatter(stream: TextIO, config: Logging) -> logging.Formatter:
         foreign_pre_chain=shared,
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, last],
     )
-
-
-class AccessLog(AbstractAccessLogger):
-    """One line a request: never the address as it was given, a header or a body."""
-
-    def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
-        """Called by aiohttp when a request is over."""
-        identity = request.get(IDENTITY)
-        route = route_of(request)
-        level = logging.DEBUG if route.endswith(_QUIET_PATHS) else logging.INFO
-        self.logger.log(
-            level,
-            "request",
-            extra={
-                "method": request.method if request.method in hdrs.METH_ALL else "other",
-                "route": route,
-                "status": response.status,
-                "milliseconds": round(time * 1000, 1),
-                "user": identity.user_id if identity is not None else None,
-            },
-        )
 
 
 def standard_error() -> TextIO:

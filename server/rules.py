@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from server.auth.origin import is_loopback
 from server.config import ServerConfig
+from server.loopback import is_loopback
 from server.settings import ConfigError
 
 _OLDEST_LINUX = (5, 4)

@@ -23,6 +23,7 @@ from aiohttp import web
 from pool import ClaudeInstancePool, Host, Notifier
 from pool.errors import IsolationUnavailable
 from server.accepting import AcceptFailures
+from server.access_log import AccessLog
 from server.allocator import give_holes_back
 from server.app import build_app, build_services
 from server.audit import note_start
@@ -35,7 +36,6 @@ from server.control import ControlSocket
 from server.door import Pool
 from server.gateway_files import GatewayFiles
 from server.listening import address_of, bind, link_address, tls_context
-from server.logs import AccessLog
 from server.operations import Operations
 from server.pool_settings import keys_not_in_effect, to_pool_config
 from server.rules import isolation_check

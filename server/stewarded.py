@@ -43,7 +43,7 @@ INHERITED = "CLAUDE_POOL_INHERITED"
 RELOAD_CODE = 86
 """With which a server ends whose steward is to start the next image."""
 
-_TRIAL = (sys.executable, "-I", "-c", "import server.cli, server.launching, server.serving")
+_TRIAL = (sys.executable, "-I", "-c", "import server.cli, server.launching, server.running")
 
 
 def whom_to_be(config: ServerConfig, pool_config: PoolConfig, host: Host) -> tuple[int | None, str | None]:
@@ -87,7 +87,8 @@ class StewardedServer:
         give_data(self._site.data_dir, self._uid)
         listener = bind(self._site.config.server, inherited=listen_fd)
         memory = new_memory()
-        hand_on(_readable_by(self._uid, self._site.config), memory)
+        config, tls = _readable_by(self._uid, self._site.config)
+        hand_on(config, memory)
         image = NextImage(check_command)
         verbs = {
             **stewards_verbs(self._pool_config, self._host, self._uid),
@@ -103,7 +104,7 @@ class StewardedServer:
             "HOME": "/nonexistent",
         }
         command = [sys.executable, *sys.orig_argv[1:]]
-        descriptors = [*held.values(), memory, *_TLS_MEMORY]
+        descriptors = [*held.values(), memory, *tls]
         steward = Steward(
             self._uid,
             command,
@@ -113,30 +114,28 @@ class StewardedServer:
             verbs=verbs,
         )
         code = steward.run()
+        for descriptor in (memory, *tls):
+            os.close(descriptor)
         if code == RELOAD_CODE and image.descriptor is not None:
             return {"listen": os.dup(listener.fileno()), "settled": image.descriptor}
         _end_as(code)
         return {}
 
 
-# closed with the process: a server that is started later has them again
-_TLS_MEMORY: list[int] = []
-
-
-def _readable_by(uid: int, config: ServerConfig) -> ServerConfig:
-    """``config`` with the files of TLS in memory that ``uid`` can open: they are root's alone."""
+def _readable_by(uid: int, config: ServerConfig) -> tuple[ServerConfig, list[int]]:
+    """``config`` with the files of TLS in memory that ``uid`` can open, and the descriptors of these."""
     server = config.server
     if server.tls_cert_file is None or server.tls_key_file is None:
-        return config
-    paths = {}
+        return config, []
+    paths, descriptors = {}, []
     for name in ("tls_cert_file", "tls_key_file"):
         descriptor = new_memory()
         os.write(descriptor, Path(getattr(server, name)).read_bytes())
         os.fchmod(descriptor, 0o600)
         os.fchown(descriptor, uid, uid)
-        _TLS_MEMORY.append(descriptor)
+        descriptors.append(descriptor)
         paths[name] = Path(f"/proc/self/fd/{descriptor}")
-    return config.model_copy(update={"server": server.model_copy(update=paths)})
+    return config.model_copy(update={"server": server.model_copy(update=paths)}), descriptors
 
 
 def _end_as(code: int) -> None:

@@ -37,7 +37,15 @@ from typing import Any, Self
 SERVER, KEEPER = "server", "pool.keeper"
 # all that a program imports on its way
 _MODULES = {
-    SERVER: ("server.cli", "server.launching", "server.offline", "server.doctor", "aiosqlite", "rich.table"),
+    SERVER: (
+        "server.cli",
+        "server.launching",
+        "server.running",
+        "server.offline",
+        "server.doctor",
+        "aiosqlite",
+        "rich.table",
+    ),
     KEEPER: ("pool.keeper.__main__",),
 }
 _ROOT = Path(__file__).parents[1]

@@ -7,13 +7,13 @@ are judged by their credential alone.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
 from server.errors import BadOrigin
+from server.loopback import is_loopback
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
@@ -31,16 +31,6 @@ def split_host(text: str) -> HostPort | None:
     if not host or parts.netloc != text or "@" in text:
         return None
     return host.rstrip(".").lower(), port
-
-
-def is_loopback(host: str) -> bool:
-    """Is it a name or address of this machine that no other can use?"""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 class OriginRules:

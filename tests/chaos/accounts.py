@@ -52,7 +52,7 @@ class Standing:
 
 async def standing(site: Site, admin: str) -> Standing:
     """How the server stands now."""
-    process = Path(f"/proc/{site.pid}")
+    process = Path(f"/proc/{site.server_pid}")
     text = await metrics(site, admin)
     rss = re.search(r"VmRSS:\s+(\d+)", (process / "status").read_text())
     assert rss is not None

@@ -18,6 +18,7 @@ from typing import Any
 
 import aiohttp
 
+from pool.keeper import procfs
 from tests import known_clis
 from tests.forking import Forked, forker
 from tests.waiting import eventually
@@ -75,6 +76,12 @@ class Site:
         """The server's pid."""
         assert self._process is not None
         return self._process.pid
+
+    @property
+    def server_pid(self) -> int:
+        """The pid of who serves: where ``pid`` is a steward's, its child's."""
+        dropped = (child for child in procfs.children(self.pid) if os.stat(f"/proc/{child}").st_uid)
+        return next(dropped, self.pid)
 
     def environment(self, **more: str) -> dict[str, str]:
         """What the commands are run with."""
@@ -388,8 +395,5 @@ async def live_pid(site: Site, token: str, session_id: str = "default") -> int:
 async def get(site: Site, token: str, path: str) -> Any:
     """The JSON that a GET gives."""
     headers = {"Authorization": f"Bearer {token}"}
-    async with (
-        aiohttp.ClientSession(headers=headers) as http,
-        http.get(f"{site.url}{path}") as response,
-    ):
+    async with aiohttp.ClientSession(headers=headers) as http, http.get(f"{site.url}{path}") as response:
         return await response.json()

@@ -68,7 +68,7 @@ async def flood(site: Site, total: int) -> tuple[float, int, int]:
                 await viewer.ended(await viewer.send("hello"))
         is_over = asyncio.Event()
         neighbour = asyncio.create_task(turns_until(bob, is_over), name="neighbour")
-        async with Peak(site.pid) as peak:
+        async with Peak(site.server_pid) as peak:
             began = time.monotonic()
             turn = await alice.send(f"hello !stderr {total}")
             assert (await alice.ended(turn, 300))["state"] == "succeeded"
@@ -101,7 +101,7 @@ def stalled_viewer(site: Site, token: str) -> Iterator[None]:
 async def stream(site: Site, viewer: Client, lines: int) -> tuple[float, int]:
     """A turn of so many deltas: seconds, growth of the server."""
     viewer.frames.clear()
-    async with Peak(site.pid) as peak:
+    async with Peak(site.server_pid) as peak:
         began = time.monotonic()
         turn = await viewer.send(f"stream {lines} 0")
         assert (await viewer.ended(turn, 400))["state"] == "succeeded"

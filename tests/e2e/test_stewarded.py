@@ -81,6 +81,12 @@ def as_server(command: str) -> str:
     return done.stderr
 
 
+def open_memories(pid: int) -> int:
+    """How many descriptors of memory without a name a process holds: configurations, TLS files."""
+    places = Path(f"/proc/{pid}/fd").iterdir()
+    return sum("memfd:" in os.readlink(place) for place in places)
+
+
 def is_running(viewer: Client, turn: str) -> bool:
     return "running" in viewer.states(turn)
 
@@ -170,14 +176,17 @@ async def test_tls_with_a_key_that_only_root_can_read(short_dir: Path, fake_clau
     trusting.check_hostname = False
     tls = {"server__tls_key_file": str(key), "server__tls_cert_file": str(certificate)}
     async with stewarded(short_dir, fake_claude, **tls) as site:
-        for _ in range(2):
+        memories = []
+        for _ in range(3):
             async with (
                 aiohttp.ClientSession() as http,
                 http.get(f"https://127.0.0.1:{site.port}/health", ssl=trusting) as answer,
             ):
                 assert answer.status == 200
                 assert uid_of(server_of(site)) == SERVER
+            memories.append(open_memories(site.pid))
             await asyncio.to_thread(site.command, "reload")
+    assert len(set(memories)) == 1, memories
 
 
 async def test_who_wants_the_server_as_root_has_it(short_dir: Path, fake_claude: Path) -> None:

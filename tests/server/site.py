@@ -13,13 +13,13 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
+from server.access_log import AccessLog
 from server.app import build_app, build_services
 from server.auth.passwords import Passwords
 from server.config import ServerConfig
 from server.connections import Limits, Patience
 from server.connections import Site as Listening
 from server.door import Account
-from server.logs import AccessLog
 from server.services import Services
 from server.settings import load_config
 from tests.server.fake_pool import FakePool

@@ -150,11 +150,11 @@ class Day:
         warm_up = max(int(cycles * _WARM_UP_SHARE), 1)
         await self._work(tokens, warm_up, 0)
         start = await self._least_holdings()
-        memory = [resident_kib(self._site.pid)]
+        memory = [resident_kib(self._site.server_pid)]
         began = time.monotonic()
         for look in range(1, _LOOKS + 1):
             await self._work(tokens, (cycles - warm_up) // _LOOKS, look)
-            memory.append(resident_kib(self._site.pid))
+            memory.append(resident_kib(self._site.server_pid))
             print(f"  {sum(self._done.values())} cycles, {memory[-1]} KiB", flush=True)
         seconds = time.monotonic() - began
         left = (await self._settled(start)).above(start)
@@ -191,7 +191,7 @@ class Day:
     async def _holdings(self) -> Holdings:
         """What the server holds while nobody is connected."""
         text = await metrics(self._site, await self._site.admin())
-        return Holdings.of(self._site.pid, [], int(metric(text, "process_asyncio_tasks")))
+        return Holdings.of(self._site.server_pid, [], int(metric(text, "process_asyncio_tasks")))
 
 
 async def day(directory: Path, cli: Path, cycles: int, users: int, seed: int) -> Result:

@@ -1,0 +1,56 @@
+"""The host of a pool: what is done with the service's own rights, by this process or by its steward.
+
+Apart from ``pool.composition``, so that a steward loads no database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+from pool.config import PoolConfig
+from pool.errors import PoolError
+from pool.launch.local_host import LocalHost
+from pool.steward.client import StewardClient
+from pool.steward.remote import RemoteFiles, RemoteHost
+from pool.steward.service import Verb
+from pool.steward.verbs import Verbs
+from pool.workspace.host_files import HostFiles
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What is done on this machine with the service's own rights: by this process, or by its steward."""
+
+    files: HostFiles
+    local: LocalHost
+
+
+def open_host(config: PoolConfig, environment: Mapping[str, str] | None = None) -> Host:
+    """The host by this process itself; what it can do is tried out.
+
+    Raises ``IsolationUnavailable``, ``BadRequest``.
+    """
+    files = HostFiles(config.data_dir, config.templates_dir)
+    return Host(files, LocalHost(config, environment, templates_want_outbound=_want_outbound(files)))
+
+
+def stewards_verbs(config: PoolConfig, host: Host, uid: int) -> dict[str, Verb]:
+    """What a server that runs as ``uid`` may ask its steward, which has ``host``."""
+    return Verbs(config, host.files, host.local, uid).by_name()
+
+
+def stewarded_host(config: PoolConfig, steward: StewardClient) -> Host:
+    """The host of a server that has a steward."""
+    files = RemoteFiles(steward, config.data_dir, config.templates_dir)
+    return Host(files, RemoteHost(steward, config))
+
+
+def _want_outbound(files: HostFiles) -> bool:
+    wanted = False
+    for name in files.template_names():
+        # one that cannot be read is told to whoever asks for it
+        with suppress(PoolError):
+            wanted |= files.template(name).network == "outbound"
+    return wanted
