@@ -6,7 +6,7 @@ STAMP := $(VENV)/.stamp
 # every process that is started would compile all of its modules anew
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup run test check fuzz fuzz-api chaos soak simulate bench demo acceptance clean
+.PHONY: setup run test check fuzz fuzz-api chaos soak crowd simulate bench demo acceptance clean
 
 # how long the trouble of a chaos run lasts, and its seed (the time of day when empty)
 SECONDS ?= 600
@@ -48,6 +48,11 @@ soak: $(STAMP)
 SEEDS ?= 1000
 simulate: $(STAMP)
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS) $(if $(SEED),--seed $(SEED))
+
+# how long people come and go
+CROWD_SECONDS ?= 3600
+crowd: $(STAMP)
+	$(BIN)/python -m tests.crowd --seconds $(CROWD_SECONDS) $(if $(SEED),--seed $(SEED))
 
 FUZZ_SECONDS ?= 600
 fuzz-api: $(STAMP)

@@ -8,13 +8,16 @@ import os
 import re
 from collections import Counter
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import Protocol
 
 import aiohttp
 
-from tests.chaos.person import OUTCOMES, Person
+from tests.chaos.person import OUTCOMES, Message
 from tests.chaos.record import Cursor, Frame, Record, entry_of
 from tests.chaos.story import Story
+from tests.chaos.viewer import Viewer
 from tests.e2e.site import Site
 
 _MOST_CONNECTIONS = 5
@@ -104,8 +107,17 @@ def metric(text: str, name: str) -> float:
     return sum(map(float, found))
 
 
-def account_for(person: Person, history: list[Frame], story: Story) -> Counter[str]:
-    """Compare what both viewers and the history say of one user's session; what was counted."""
+class Accountable(Protocol):
+    """A user of whom everything that was sent to them is known."""
+
+    name: str
+    viewers: list[Viewer]
+    messages: dict[str, Message]
+    endings: tuple[Counter[str], ...]
+
+
+def account_for(person: Accountable, history: list[Frame], story: Story) -> Counter[str]:
+    """Compare what all viewers and the history say of one user's session; what was counted."""
     log = {entry_of(frame).cursor: entry_of(frame).digest for frame in history}
     counted: Counter[str] = Counter(durable=len(log))
     for index, viewer in enumerate(person.viewers):
@@ -114,8 +126,9 @@ def account_for(person: Person, history: list[Frame], story: Story) -> Counter[s
         counted["connections"] += viewer.connections
         for problem in _against_the_log(viewer.record, log):
             story.fail(person.name, f"viewer {index}: {problem}")
-    for problem in _of_deltas(person.viewers[0].record, person.viewers[1].record):
-        story.fail(person.name, problem)
+    for one, two in pairwise(person.viewers):
+        for problem in _of_deltas(one.record, two.record):
+            story.fail(person.name, problem)
     for problem in _of_turns(person, history, counted):
         story.fail(person.name, problem)
     return counted
@@ -148,7 +161,7 @@ def _of_deltas(one: Record, two: Record) -> list[str]:
     return problems
 
 
-def _of_turns(person: Person, history: list[Frame], counted: Counter[str]) -> list[str]:
+def _of_turns(person: Accountable, history: list[Frame], counted: Counter[str]) -> list[str]:
     problems = []
     turns = [frame for frame in history if frame["type"] == "turn"]
     ends = Counter(frame["turn_id"] for frame in turns if frame["state"] in OUTCOMES)

@@ -8,6 +8,7 @@ makes: one executable that can be copied or bound anywhere. This script does the
 What a turn does is told by the message's text: PROMPT, then WORDS. The PROMPT is one of
 
   stream N [MS]          N deltas "w0 w1 …", MS milliseconds between them
+  clock N [MS]           N deltas, each the time of its writing: CLOCK_MONOTONIC, ns
   history                all user texts so far (their PROMPTs), a line each
   write NAME TEXT        the Write tool: asks, really writes below the cwd
   read PATH              the Read tool: does not ask

@@ -28,6 +28,7 @@ PHRASES = (
     (r"^count to (\d+) slowly$", r"stream \1 200"),
     (r"^run `(.*)`$", r"bash \1"),
 )
+NOW = "\0now"
 TOOL_VERBS = ("write", "read", "bash", "question", "mcp")
 
 
@@ -124,6 +125,9 @@ class Turn:
             count, pause = ([*map(float, given.split()), 0.0])[:2]
             pieces = [f"w{number}" if number == 0 else f" w{number}" for number in range(int(count))]
             self.say([(None, pieces)], pause / 1000)
+        elif verb == "clock":
+            count, pause = ([*map(float, given.split()), 0.0])[:2]
+            self.say([(None, [NOW] * int(count))], pause / 1000)
         else:
             words = self.plain_answer(verb).split(" ")
             self.say([(None, [word if k == 0 else f" {word}" for k, word in enumerate(words)])])
@@ -202,6 +206,7 @@ class Turn:
             self.do(number)
             if pause or self.claude.cut.is_set():
                 rest(self.claude, pause)
+            piece = f" {time.monotonic_ns()}" if piece == NOW else piece  # noqa: PLW2901
             self.said += piece
             self.event("content_block_delta", index=index, delta={"type": kind, field: piece})
         self.do(len(pieces))
