@@ -30,10 +30,29 @@ def slope(points: Sequence[tuple[float, float]]) -> float:
     return sum((x - mean_x) * (y - mean_y) for x, y in points) / spread if spread else 0.0
 
 
-def cpu_seconds(pid: int) -> float:
-    """Processor seconds that a process has had."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
+@dataclass(frozen=True, slots=True)
+class Processor:
+    """Processor seconds that a process has had, and for how long its main thread wanted one in vain.
+
+    The second tells what other work on the machine adds to the time of everything.
+    """
+
+    seconds: float
+    waited: float
+
+    @classmethod
+    def of(cls, pid: int) -> Processor:
+        """Up to now."""
+        directory = Path(f"/proc/{pid}")
+        fields = (directory / "stat").read_text().rpartition(")")[2].split()
+        waited = int((directory / "schedstat").read_text().split()[1]) / 1e9
+        return cls((int(fields[11]) + int(fields[12])) / _TICKS, waited)
+
+    def __sub__(self, before: Processor) -> Processor:
+        return Processor(self.seconds - before.seconds, self.waited - before.waited)
+
+    def __str__(self) -> str:
+        return f"{self.seconds:.1f} ({self.waited:.1f})"
 
 
 class FanOut:
