@@ -50,12 +50,16 @@ if TYPE_CHECKING:
     from pool.runtime.pooled import PooledInstance as PooledInstance
     from pool.steward.client import VARIABLE as STEWARD
     from pool.steward.client import StewardClient as StewardClient
+    from pool.steward.data_directory import check_roots as check_roots
+    from pool.steward.data_directory import database_file as database_file
+    from pool.steward.data_directory import give_data as give_data
+    from pool.steward.data_directory import given_to as given_to
+    from pool.steward.data_directory import take_data as take_data
     from pool.steward.hosting import Host as Host
     from pool.steward.hosting import open_host as open_host
     from pool.steward.hosting import stewarded_host as stewarded_host
     from pool.steward.hosting import stewards_verbs as stewards_verbs
     from pool.steward.process import Steward as Steward
-    from pool.steward.service_user import give_data as give_data
     from pool.steward.service_user import obstacle_to_dropping as obstacle_to_dropping
     from pool.steward.service_user import service_uid as server_uid
     from pool.store.accounts import Accounts as Accounts
@@ -80,7 +84,10 @@ _HOMES = {
     "STEWARD": "pool.steward.client:VARIABLE",
     "server_uid": "pool.steward.service_user:service_uid",
     "obstacle_to_dropping": "pool.steward.service_user",
-    "give_data": "pool.steward.service_user",
+    "check_roots": "pool.steward.data_directory",
+    "give_data": "pool.steward.data_directory",
+    "given_to": "pool.steward.data_directory",
+    "take_data": "pool.steward.data_directory",
     "Accepted": "pool.model",
     "Accounts": "pool.store.accounts",
     "AuditLog": "pool.store.audit",
@@ -117,6 +124,7 @@ _HOMES = {
     "check_name": "pool.names",
     "compile_rules": "pool.policy.rules.decision",
     "current_caller": "pool.caller",
+    "database_file": "pool.steward.data_directory",
     "errors": "pool",
     "export_user_data": "pool.composition",
     "find_orphans": "pool.launch.process_table",
@@ -167,13 +175,16 @@ __all__ = [
     "audit_snapshot",
     "calling",
     "check_name",
+    "check_roots",
     "compile_rules",
     "current_caller",
+    "database_file",
     "export_user_data",
     "find_cli",
     "find_orphans",
     "find_spoilt_rows",
     "give_data",
+    "given_to",
     "measure_parts",
     "noted_groups",
     "obstacle_to_dropping",
@@ -185,6 +196,7 @@ __all__ = [
     "shortened",
     "stewarded_host",
     "stewards_verbs",
+    "take_data",
     "verify_audit",
 ]
 

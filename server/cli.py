@@ -53,8 +53,12 @@ def _with_site(function: _Function) -> _Function:
 
 def _site(file: Path | None, data: Path, overrides: dict[str, Any] | None = None) -> Site:
     data = data.absolute()
-    if file is None and (data / "config.yaml").exists():
+    if file is None and os.path.lexists(data / "config.yaml"):
         file = data / "config.yaml"
+    if file is not None and os.geteuid() == 0 and os.path.lexists(file):
+        from pool import check_roots
+
+        check_roots(file, data)
     return Site(load_config(file, os.environ, overrides), data)
 
 

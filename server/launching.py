@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pool import StewardClient, open_host, stewarded_host
+from pool import StewardClient, open_host, stewarded_host, take_data
 from pool.errors import BadRequest, IsolationUnavailable
 from server.allocator import give_memory_back
 from server.commands import Site
@@ -114,6 +114,7 @@ def _serve_here(site: Site, lock: DataLock, listen_fd: int | None) -> dict[str, 
     uid, obstacle = whom_to_be(site.config, pool_config, host)
     if uid is not None:
         return StewardedServer(site, pool_config, host, uid).run(lock, listen_fd, _check_command())
+    take_data(site.data_dir)
     image = NextImage(_check_command())
     from server.running import run  # noqa: PLC0415 - a steward loads none of it
 

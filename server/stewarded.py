@@ -19,8 +19,10 @@ from pool import (
     PoolConfig,
     Steward,
     StewardClient,
+    database_file,
     find_cli,
     give_data,
+    given_to,
     obstacle_to_dropping,
     program_places,
     server_uid,
@@ -34,6 +36,7 @@ from server.gateway_files import GatewayFiles, Stretch
 from server.listening import bind
 from server.model_keys import SETTLED, hand_on, new_memory
 from server.next_image import NextImage
+from server.settings import secret_text
 
 _log = logging.getLogger(__name__)
 
@@ -52,6 +55,9 @@ def whom_to_be(config: ServerConfig, pool_config: PoolConfig, host: Host) -> tup
         return None, None
     if pool_config.gateway_command and host.local.gateway_user.uid is None:
         return None, "the server runs as root, since the model gateway does: see gateway"
+    database = database_file(secret_text(config.storage.url), pool_config.data_dir)
+    if database is not None and database.absolute().parent != pool_config.data_dir.absolute():
+        return None, "the server runs as root, since storage.url names a file outside the data directory"
     obstacle = obstacle_to_dropping(pool_config, shown_to_server(config, pool_config), _TRIAL)
     return (server_uid(pool_config), None) if obstacle is None else (None, obstacle)
 
@@ -81,10 +87,15 @@ class StewardedServer:
         """Until the server has ended: what the next image is to inherit, empty when there is none.
 
         A server that ended otherwise than well ends this process in the same
-        way. Raises ``OSError``.
+        way. Raises ``Conflict``, ``OSError``.
         """
         self._host.local.service_uid = self._uid
-        give_data(self._site.data_dir, self._uid)
+        gateway_files = GatewayFiles(self._site.data_dir)
+        if given_to(self._site.data_dir) is None:
+            # later the places of an earlier version are the server's
+            gateway_files.settle()
+        database = database_file(secret_text(self._site.config.storage.url), self._site.data_dir)
+        give_data(self._site.data_dir, self._uid, None if database is None else database.name)
         listener = bind(self._site.config.server, inherited=listen_fd)
         memory = new_memory()
         config, tls = _readable_by(self._uid, self._site.config)
@@ -92,7 +103,7 @@ class StewardedServer:
         image = NextImage(check_command)
         verbs = {
             **stewards_verbs(self._pool_config, self._host, self._uid),
-            **gateway_verbs(GatewayFiles(self._site.data_dir)),
+            **gateway_verbs(gateway_files),
             "check_next_image": image.check,
         }
         held = {"lock": lock.descriptor, "listen": listener.fileno()}

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pool.config import PoolConfig
 from pool.errors import BadRequest, Forbidden, InvalidName, LaunchFailed, PoolError
 from pool.launch.local_host import LocalHost
-from pool.steward.service_user import give_data
+from pool.steward.data_directory import give_data
 from pool.steward.verbs import Verbs
 from pool.workspace.host_files import HostFiles
 
