@@ -6,7 +6,7 @@ STAMP := $(VENV)/.stamp
 # every process that is started would compile all of its modules anew
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup run test check fuzz fuzz-api chaos soak crowd simulate bench demo acceptance clean
+.PHONY: setup run test check fuzz fuzz-api chaos soak crowd simulate test-memory-controller bench demo acceptance clean
 
 # how long the trouble of a chaos run lasts, and its seed (the time of day when empty)
 SECONDS ?= 600
@@ -53,6 +53,10 @@ simulate: $(STAMP)
 CROWD_SECONDS ?= 3600
 crowd: $(STAMP)
 	$(BIN)/python -m tests.crowd --seconds $(CROWD_SECONDS) $(if $(SEED),--seed $(SEED))
+
+# in a kernel of its own: Debian's package user-mode-linux
+test-memory-controller: $(STAMP)
+	$(BIN)/python -m tests.memory_controller
 
 FUZZ_SECONDS ?= 600
 fuzz-api: $(STAMP)

@@ -204,10 +204,16 @@ class Groups:
 
     def close(self) -> None:
         """Leave the keeper's own group and remove it, as far as others let us."""
-        if self.root is not None:
-            with contextlib.suppress(OSError):
-                _write(self.root / "cgroup.procs", "0")
-                self._home(self.root).rmdir()
+        if self.root is None:
+            return
+        home = self._home(self.root)
+        with contextlib.suppress(OSError):
+            if all(path == home for path in self.root.iterdir() if path.is_dir()):
+                # A group with controllers for those below it may have no process of its own.
+                for name in self.controllers():
+                    _write(self.root / "cgroup.subtree_control", f"-{name}")
+            _write(self.root / "cgroup.procs", "0")
+            home.rmdir()
 
     def _home(self, root: Path) -> Path:
         return root / f"keeper-{self._site}"

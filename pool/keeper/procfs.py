@@ -8,6 +8,7 @@ tell, which is not the same as that there is nothing.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import select
@@ -172,6 +173,10 @@ def marked(marks: Iterable[Mark]) -> dict[Mark, list[Stat]]:
     return found
 
 
+# What ``pidfd_open`` says of a process that is reaped just then, or of a thread: it depends on the kernel.
+_NO_PROCESS = (errno.ESRCH, errno.EINVAL, errno.ENOENT)
+
+
 class ProcessRef:
     """A process held by its pidfd: signals reach it or nobody. Close it when done."""
 
@@ -186,8 +191,12 @@ class ProcessRef:
         """The process that has this pid now, None when there is none."""
         try:
             fd = os.pidfd_open(pid)
-        except (ProcessLookupError, ValueError):
+        except ValueError:
             return None
+        except OSError as error:
+            if error.errno in _NO_PROCESS:
+                return None
+            raise
         stat = read_stat(pid)
         # still alive after the read: what was read is of the process held
         if stat is None or not stat.is_alive or _is_readable(fd):

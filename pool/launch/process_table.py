@@ -12,10 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pool.keeper import procfs
+from pool.keeper.program import noted_groups
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _TICKS = os.sysconf("SC_CLK_TCK")
 _KEEPER_WORDS = (b"pool.keeper", b"keeper")
+
+
+def kernel_holds_memory(data_dir: Path) -> bool:
+    """Does each instance have a control group with a limit of memory?"""
+    noted = noted_groups(data_dir)
+    return noted is not None and "memory" in noted[1]
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,10 +24,14 @@ class Verdict:
     ends_instance: bool
 
 
-def judge_memory(rss_bytes: int, quota: Limits) -> Verdict | None:
-    """Above ``memory_bytes`` there is no waiting: the machine's other users would pay."""
+def judge_memory(rss_bytes: int, quota: Limits, *, kernel_holds: bool = False) -> Verdict | None:
+    """Above ``memory_bytes`` there is no waiting: the machine's other users would pay.
+
+    Where the kernel holds the limit it counts exactly and is left to it: this
+    figure, in which shared memory is counted several times, must be twice that.
+    """
     limit = quota.memory_bytes
-    if limit is None or rss_bytes <= limit:
+    if limit is None or rss_bytes <= limit * (2 if kernel_holds else 1):
         return None
     message = (
         f"out of memory: the session's processes took {size_text(rss_bytes)} and may take "

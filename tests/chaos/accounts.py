@@ -15,10 +15,11 @@ from typing import Protocol
 import aiohttp
 
 from tests.chaos.person import OUTCOMES, Message
-from tests.chaos.record import Cursor, Frame, Record, entry_of
+from tests.chaos.record import Cursor, Entry, Frame, Record, entry_of
 from tests.chaos.story import Story
 from tests.chaos.viewer import Viewer
 from tests.e2e.site import Site
+from tests.traces import illegal_steps
 
 _MOST_CONNECTIONS = 5
 
@@ -118,7 +119,7 @@ class Accountable(Protocol):
 
 def account_for(person: Accountable, history: list[Frame], story: Story) -> Counter[str]:
     """Compare what all viewers and the history say of one user's session; what was counted."""
-    log = {entry_of(frame).cursor: entry_of(frame).digest for frame in history}
+    log = {entry.cursor: entry for entry in map(entry_of, history)}
     counted: Counter[str] = Counter(durable=len(log))
     for index, viewer in enumerate(person.viewers):
         counted["sent"] += len(viewer.record.entries)
@@ -129,23 +130,31 @@ def account_for(person: Accountable, history: list[Frame], story: Story) -> Coun
     for one, two in pairwise(person.viewers):
         for problem in _of_deltas(one.record, two.record):
             story.fail(person.name, problem)
-    for problem in _of_turns(person, history, counted):
+    for problem in [*_of_turns(person, history, counted), *illegal_steps(history, restarts=True)]:
         story.fail(person.name, problem)
     return counted
 
 
-def _against_the_log(record: Record, log: dict[Cursor, bytes]) -> list[str]:
+def _against_the_log(record: Record, log: dict[Cursor, Entry]) -> list[str]:
     problems = []
     if record.repeats:
         problems.append(f"{record.repeats} frames came twice or late")
     seen = record.durable
     missing = sorted(set(log) - set(seen))
     unknown = sorted(set(seen) - set(log))
-    other = sorted(cursor for cursor in set(seen) & set(log) if seen[cursor] != log[cursor])
+    both = set(seen) & set(log)
+    other = sorted(cursor for cursor in both if seen[cursor].digest != log[cursor].digest)
     for name, cursors in (("lost", missing), ("not in the history", unknown), ("different", other)):
         if cursors:
-            problems.append(f"{len(cursors)} durable frames {name}, the first at {cursors[0]}")
+            first = cursors[0]
+            shown = [f"{where}: {texts[first].text}" for where, texts in _places(seen, log) if first in texts]
+            told = "; ".join(shown)
+            problems.append(f"{len(cursors)} durable frames {name}, the first at {first}: {told}")
     return problems
+
+
+def _places(seen: dict[Cursor, Entry], log: dict[Cursor, Entry]) -> list[tuple[str, dict[Cursor, Entry]]]:
+    return [("sent", seen), ("in the history", log)]
 
 
 def _of_deltas(one: Record, two: Record) -> list[str]:

@@ -10,14 +10,19 @@ import msgspec
 
 Cursor = tuple[int, ...]
 Frame = dict[str, Any]
+_SHOWN_BYTES = 400
 
 
 class Entry(NamedTuple):
-    """One numbered frame: its place, a digest of all it says, and whether it is a token delta."""
+    """One numbered frame: its place, a digest of all it says, and whether it is a token delta.
+
+    ``text`` is its beginning, for who must find out what it was; empty for a delta.
+    """
 
     cursor: Cursor
     digest: bytes
     is_delta: bool
+    text: str = ""
 
 
 def place(cursor: str) -> Cursor:
@@ -30,7 +35,8 @@ def entry_of(frame: Frame) -> Entry:
     event = frame.get("event")
     is_delta = isinstance(event, dict) and event.get("type") == "stream_event"
     text = msgspec.json.encode(frame, order="sorted")
-    return Entry(place(frame["cursor"]), hashlib.blake2b(text, digest_size=12).digest(), is_delta)
+    shown = "" if is_delta else text[:_SHOWN_BYTES].decode(errors="replace")
+    return Entry(place(frame["cursor"]), hashlib.blake2b(text, digest_size=12).digest(), is_delta, shown)
 
 
 @dataclass
@@ -58,9 +64,9 @@ class Record:
         return place(self.cursor) >= place(cursor)
 
     @property
-    def durable(self) -> dict[Cursor, bytes]:
+    def durable(self) -> dict[Cursor, Entry]:
         """What must be in the history, word for word."""
-        return {entry.cursor: entry.digest for entry in self.entries if not entry.is_delta}
+        return {entry.cursor: entry for entry in self.entries if not entry.is_delta}
 
     @property
     def deltas(self) -> dict[Cursor, bytes]:

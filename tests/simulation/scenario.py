@@ -31,6 +31,7 @@ from tests.pool.runtime.conftest import manual
 from tests.simulation.loop import SimulatedLoop
 from tests.simulation.person import Person, is_delta
 from tests.simulation.world import SimulatedWorld
+from tests.traces import illegal_steps
 
 _LAST_SECONDS = 600.0
 _LAUNCH_STEPS = ("start", "started", "write")
@@ -143,6 +144,8 @@ class _Play:
             "die": lambda: cli.die(signal="SIGKILL"),
         }
         deed = self._chance.choices(list(deeds), (20, 8, 3, 1, 1))[0]
+        if cli.asks and deed in ("finish", "result"):
+            return  # it waits for the answer
         self._story.counts[f"cli {deed}"] += 1
         deeds[deed]()
 
@@ -201,6 +204,7 @@ class _Play:
             while pool := self._world.pool:
                 for cli in host.living:
                     cli.is_manual = False
+                    cli.asks.clear()
                     if cli.current is not None or cli.own_turn:
                         cli.finish()
                 if not any(s.turns.open_turn or s.turns.queued for s in pool._supervisor.sessions.values()):
@@ -238,6 +242,8 @@ class _Play:
                 accepted=len(one.accepted), refused=len(one.refused), frames=len(one.frames)
             )
             self._story.counts["deltas"] += sum(map(is_delta, one.frames))
+            restarts = bool(self._story.counts["trouble server"])
+            self._story.failures += [f"{one}: {p}" for p in illegal_steps(one.frames, restarts=restarts)]
             ends = one.endings()
             twice = [turn for turn, times in ends.items() if times > 1]
             never = [turn for turn in one.accepted.values() if turn not in ends]

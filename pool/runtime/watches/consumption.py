@@ -1,7 +1,7 @@
 """What the processes of each instance take: one pass over ``/proc`` for all of them, in a thread.
 
 Memory that processes share is counted for each of them, so the figure errs
-to the strict side.
+to the strict side. Where the kernel holds the limit of memory, that decides.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Mapping
 
-from pool.launch.process_table import WatchedTree, watched_trees
+from pool.launch.process_table import WatchedTree, kernel_holds_memory, watched_trees
 from pool.model import InstanceState, UserId
 from pool.policy.consumption import (
     CpuHour,
@@ -36,6 +36,7 @@ class Consumption:
 
     def __init__(self, supervisor: Supervisor) -> None:
         self.trees: Mapping[str, WatchedTree] = {}
+        self._kernel_holds_memory = False
         self._supervisor = supervisor
         self._around = supervisor.around
         self._cpu_before: dict[str, float] = {}
@@ -60,7 +61,7 @@ class Consumption:
             str(instance.id): identity for instance in self._judged() if (identity := _identity(instance))
         }
         keepers = self._around.launcher.supervisor_pids()
-        self.trees = await asyncio.to_thread(watched_trees, wanted, keepers) if wanted and keepers else {}
+        self.trees = await asyncio.to_thread(self._read, wanted, keepers) if wanted and keepers else {}
         self._count_cpu()
         self._count_output()
         for instance in self._judged():
@@ -69,6 +70,10 @@ class Consumption:
             verdict = verdict or self._judge_output(instance)
             if verdict is not None:
                 self._carry_out(self._supervisor.sessions[instance.key], instance, verdict)
+
+    def _read(self, wanted: Mapping[str, tuple[int, int]], keepers: set[int]) -> Mapping[str, WatchedTree]:
+        self._kernel_holds_memory = kernel_holds_memory(self._around.config.data_dir)
+        return watched_trees(wanted, keepers)
 
     def _judged(self) -> list[Instance]:
         return [instance for instance in self._supervisor.live_instances() if instance.state in _JUDGED]
@@ -114,7 +119,7 @@ class Consumption:
         else:
             self._looks_above.pop(instance.id, None)
         return (
-            judge_memory(tree.rss_bytes, quota)
+            judge_memory(tree.rss_bytes, quota, kernel_holds=self._kernel_holds_memory)
             or judge_cpu(self.cpu_seconds(user), quota)
             or judge_processes(tree.processes, self._looks_above.get(instance.id, 0), quota)
         )

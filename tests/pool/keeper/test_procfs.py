@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -86,3 +87,18 @@ def test_there_is_no_such_process() -> None:
 
 def test_the_boot_has_an_id() -> None:
     assert len(procfs.boot_id()) == 36
+
+
+def test_what_is_no_process_any_more_or_never_was_one_is_none() -> None:
+    """The kernel says so in several ways; a thread's number is one that can be had at will."""
+    over = threading.Event()
+    thread = threading.Thread(target=over.wait)
+    thread.start()
+    try:
+        assert thread.native_id is not None
+        assert procfs.ProcessRef.open(thread.native_id) is None
+    finally:
+        over.set()
+        thread.join()
+    assert procfs.ProcessRef.open(2**22 + 7) is None
+    assert procfs.ProcessRef.open(-1) is None

@@ -16,6 +16,9 @@ def test_above_its_memory_an_instance_is_ended() -> None:
     assert verdict.reason.code == "out_of_memory"
     assert "5.0 GiB and may take 4.0 GiB" in verdict.reason.message
     assert judge_memory(10**15, Quota(memory_bytes=None)) is None
+    # The kernel counts exactly: the watch is there only for what it does not hold after all.
+    assert judge_memory(8 * GIB, Quota(), kernel_holds=True) is None
+    assert judge_memory(9 * GIB, Quota(), kernel_holds=True) is not None
 
 
 def test_too_many_processes_interrupt_first_and_end_when_they_stay() -> None:
