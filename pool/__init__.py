@@ -57,7 +57,9 @@ if TYPE_CHECKING:
     from pool.steward.data_directory import take_data as take_data
     from pool.steward.hosting import Host as Host
     from pool.steward.hosting import open_host as open_host
+    from pool.steward.hosting import stewarded_files as stewarded_files
     from pool.steward.hosting import stewarded_host as stewarded_host
+    from pool.steward.hosting import stewards_file_verbs as stewards_file_verbs
     from pool.steward.hosting import stewards_verbs as stewards_verbs
     from pool.steward.process import Steward as Steward
     from pool.steward.service_user import obstacle_to_dropping as obstacle_to_dropping
@@ -66,6 +68,7 @@ if TYPE_CHECKING:
     from pool.store.audit import AuditLog as AuditLog
     from pool.store.audit import snapshot as audit_snapshot
     from pool.store.audit import verify as verify_audit
+    from pool.store.base import SpoiltRow as SpoiltRow
     from pool.store.spoilt import find_spoilt_rows as find_spoilt_rows
     from pool.store.usage import Usage as Usage
     from pool.store.usage import UsageFigures as UsageFigures
@@ -77,6 +80,8 @@ _HOMES = {
     "program_places": "pool.launch.shown",
     "Host": "pool.steward.hosting",
     "open_host": "pool.steward.hosting",
+    "stewards_file_verbs": "pool.steward.hosting",
+    "stewarded_files": "pool.steward.hosting",
     "stewards_verbs": "pool.steward.hosting",
     "stewarded_host": "pool.steward.hosting",
     "Steward": "pool.steward.process",
@@ -111,6 +116,7 @@ _HOMES = {
     "QuotaBook": "pool.config",
     "SessionInfo": "pool.model",
     "SessionState": "pool.model",
+    "SpoiltRow": "pool.store.base",
     "Spread": "pool.runtime.counters",
     "Subscription": "pool.runtime.hub",
     "TurnInfo": "pool.model",
@@ -162,6 +168,7 @@ __all__ = [
     "QuotaBook",
     "SessionInfo",
     "SessionState",
+    "SpoiltRow",
     "Spread",
     "Steward",
     "StewardClient",
@@ -194,7 +201,9 @@ __all__ = [
     "remove_user_files",
     "server_uid",
     "shortened",
+    "stewarded_files",
     "stewarded_host",
+    "stewards_file_verbs",
     "stewards_verbs",
     "take_data",
     "verify_audit",

@@ -54,23 +54,30 @@ def open_accounts(data_dir: Path, storage_url: str | None) -> tuple[SqlStore, Ac
     return store, Accounts(store.database)
 
 
-def remove_user_files(data_dir: Path, user_id: str, *, keep_workspace: bool = False) -> None:
+def remove_user_files(
+    data_dir: Path, user_id: str, *, keep_workspace: bool = False, files: HostFiles | None = None
+) -> None:
     """Remove a user's workspace (or move it aside), home and transcripts while no server runs.
 
-    Raises ``PoolError``.
+    ``files`` are the steward's for a command that has one. Raises ``PoolError``.
     """
-    files = HostFiles(data_dir)
+    files = files or HostFiles(data_dir)
     if keep_workspace:
         files.keep_aside(user_id)
     files.remove(user_id)
 
 
-async def export_user_data(data_dir: Path, storage_url: str | None, user_id: str) -> AsyncGenerator[bytes]:
-    """``ClaudeInstancePool.export_user`` for a command, with a server running or not; reads only."""
+async def export_user_data(
+    data_dir: Path, storage_url: str | None, user_id: str, *, files: HostFiles | None = None
+) -> AsyncGenerator[bytes]:
+    """``ClaudeInstancePool.export_user`` for a command, with a server running or not; reads only.
+
+    ``files`` are the steward's for a command that has one.
+    """
     database = Database(storage_url, data_dir)
     await database.open_for_reading()
     try:
-        async for piece in export(PersonalData(database), HostFiles(data_dir), user_id):
+        async for piece in export(PersonalData(database), files or HostFiles(data_dir), user_id):
             yield piece
     finally:
         await database.aclose()

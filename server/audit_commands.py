@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable
+from typing import BinaryIO
 
 import msgspec
 
-from pool import AuditPlace, AuditVerdict, audit_snapshot, verify_audit
+from pool import AuditPlace, AuditVerdict, audit_snapshot, given_to, verify_audit
 from pool.errors import BadRequest, PoolError
+from server.beside import as_server, verdict_of
 from server.commands import Site, perform
 from server.control_client import ControlError
 from server.settings import secret_text
@@ -26,6 +28,10 @@ def verify(site: Site, expected: tuple[str, ...], warn: Callable[[str], None]) -
         perform(site, "audit_noted", {"what": "verified"})
     except (PoolError, ControlError, OSError) as error:
         warn(f"that the log was verified could not be written down: {error}")
+    uid = given_to(site.data_dir)
+    if uid is not None:
+        found = as_server(site, uid, "verify", {"expected": [(name, str(place)) for name, place in places]})
+        return verdict_of(found)
     return asyncio.run(verify_audit(site.data_dir, secret_text(site.config.storage.url), places))
 
 
@@ -35,14 +41,22 @@ def export(site: Site, after: int, user_id: str | None) -> int:
     First it is written down that they are exported, or nothing is.
     """
     perform(site, "audit_noted", {"what": "exported", "after": after or None, "user": user_id})
+    uid = given_to(site.data_dir)
+    if uid is not None:
+        return int(as_server(site, uid, "audit_export", {"after": after, "user": user_id}, 1))
+    return write_records(site, after, user_id, sys.stdout.buffer)
+
+
+def write_records(site: Site, after: int, user_id: str | None, output: BinaryIO) -> int:
+    """The records as lines to ``output``; returns how many."""
     count = 0
     url = secret_text(site.config.storage.url)
     with audit_snapshot(site.data_dir, url, after=after, user_id=user_id) as pages:
         for page in pages:
             lines = b"".join(msgspec.json.encode(record.as_line()) + b"\n" for record in page)
-            sys.stdout.buffer.write(lines)
+            output.write(lines)
             count += len(page)
-    sys.stdout.buffer.flush()
+    output.flush()
     return count
 
 

@@ -6,7 +6,6 @@ most of two seconds on a small machine.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import sys
@@ -220,7 +219,7 @@ def user_delete(site: Site, name: str, keep_workspace: bool) -> None:
 @_with_site
 def user_export(site: Site, name: str, target: Path) -> None:
     """Write everything that is kept of a user into a tar archive."""
-    size = asyncio.run(export_user(site, name, target))
+    size = export_user(site, name, target)
     click.echo(f"exported {name}: {size} bytes")
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
+
+from pool import given_to
 
 SOCKET_NAME = "control.sock"
 _LONGEST_PATH_BYTES = 107
@@ -41,6 +44,16 @@ def reachable(data_dir: Path) -> Iterator[str]:
         os.close(directory)
 
 
+def _check_peer(connection: socket.socket, data_dir: Path) -> None:
+    """The name could lead root to somebody else's socket. Raises ``ControlError``."""
+    uid = given_to(data_dir)
+    if uid is None:
+        return
+    _pid, peer, _gid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    if peer != uid:
+        raise ControlError("unreachable", f"{SOCKET_NAME} leads to uid {peer}, not to the server, uid {uid}")
+
+
 def call(data_dir: Path, op: str, arguments: Mapping[str, Any], *, timeout_seconds: float = 60) -> Any:
     """Ask the running server, waiting for the answer. Raises ``NoServer`` and ``ControlError``."""
     with socket.socket(socket.AF_UNIX) as connection:
@@ -48,6 +61,7 @@ def call(data_dir: Path, op: str, arguments: Mapping[str, Any], *, timeout_secon
         try:
             with reachable(data_dir) as path:
                 connection.connect(path)
+            _check_peer(connection, data_dir)
         except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as error:
             raise NoServer from error
         except OSError as error:
@@ -59,7 +73,15 @@ def call(data_dir: Path, op: str, arguments: Mapping[str, Any], *, timeout_secon
             raise ControlError("unreachable", "the server did not answer") from error
     if not answer:
         raise ControlError("refused", "the server closed the control socket: use its user, or root")
-    body = msgspec.json.decode(answer)
+    return spoken(answer)
+
+
+def spoken(answer: bytes) -> Any:
+    """The result in an answer. Raises ``ControlError``."""
+    try:
+        body = msgspec.json.decode(answer)
+    except msgspec.DecodeError:
+        raise ControlError("unreachable", "what the server answered cannot be read") from None
     if "error" in body:
         raise ControlError(body["error"]["code"], body["error"]["message"])
     return body["result"]

@@ -21,12 +21,15 @@ from pool import (
     PoolConfig,
     find_orphans,
     find_spoilt_rows,
+    given_to,
     measure_parts,
     noted_groups,
     open_accounts,
     open_host,
 )
 from pool.errors import PoolError
+from server.beside import as_server, spoilt_rows_of
+from server.commands import Site
 from server.config import ServerConfig
 from server.control_client import ControlError, NoServer, call
 from server.rules import check_platform, named_hosts
@@ -273,21 +276,29 @@ def _database(config: ServerConfig, data_dir: Path) -> Finding:
 
     url = secret_text(config.storage.url)
     try:
+        uid = given_to(data_dir)
         if url is not None:
-            asyncio.run(look(data_dir, url))
+            if uid is None:
+                asyncio.run(look(data_dir, url))
+            else:
+                as_server(Site(config, data_dir), uid, "database", {})
             return Finding("database", True, "the configured one answers")
         with tempfile.TemporaryDirectory(prefix="cp-") as directory:
             asyncio.run(look(Path(directory), None))
         return Finding("database", True, "SQLite works")
-    except (PoolError, OSError) as error:
+    except (PoolError, ControlError, OSError) as error:
         return Finding("database", False, str(error), "see storage.url in docs/configuration.md")
 
 
 def _rows(config: ServerConfig, data_dir: Path) -> Finding:
     """Rows are named and never shown."""
+    uid = given_to(data_dir)
     try:
-        spoilt = asyncio.run(find_spoilt_rows(data_dir, secret_text(config.storage.url)))
-    except (PoolError, OSError) as error:
+        if uid is None:
+            spoilt = asyncio.run(find_spoilt_rows(data_dir, secret_text(config.storage.url)))
+        else:
+            spoilt = spoilt_rows_of(as_server(Site(config, data_dir), uid, "rows", {}))
+    except (PoolError, ControlError, OSError) as error:
         return Finding("rows", True, f"not looked at: {error}", is_fatal=False)
     if not spoilt:
         return Finding("rows", True, "every session can be read")

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pool import AuditLog, Usage, calling, open_accounts, remove_user_files
+from pool import AuditLog, StewardClient, Usage, calling, open_accounts, remove_user_files, stewarded_files
 from server.auth.live import LiveConnections
 from server.auth.passwords import Passwords
 from server.auth.sign_in import SignIn
@@ -23,11 +23,23 @@ from server.listening import link_address
 from server.operations import Operations
 from server.own_keys import OwnModelKeys
 from server.settings import secret_text
+from server.stewarded import RemoteGatewayFiles
 from server.usage import UsageBooks
 
 
-async def perform_here(config: ServerConfig, data_dir: Path, op: str, arguments: Mapping[str, Any]) -> Any:
-    """Its result; the lock is the caller's. Raises a ``PoolError``."""
+async def perform_here(
+    config: ServerConfig,
+    data_dir: Path,
+    op: str,
+    arguments: Mapping[str, Any],
+    *,
+    steward: StewardClient | None = None,
+    uid: int | None = None,
+) -> Any:
+    """Its result; the lock is the caller's. Raises a ``PoolError``.
+
+    ``steward`` is asked for what is not ours in the data directory; ``uid`` is who gives the command.
+    """
     store, accounts = open_accounts(data_dir, secret_text(config.storage.url))
     secret, is_configured = signing_secret(config.auth.jwt, data_dir)
     live, audit = LiveConnections(), AuditLog(store.database)
@@ -49,9 +61,12 @@ async def perform_here(config: ServerConfig, data_dir: Path, op: str, arguments:
             )
 
             async def forget(user_id: str, keep_workspace: bool) -> None:
-                await asyncio.to_thread(remove_user_files, data_dir, user_id, keep_workspace=keep_workspace)
+                paths = None if steward is None else stewarded_files(data_dir, steward)
+                await asyncio.to_thread(
+                    remove_user_files, data_dir, user_id, keep_workspace=keep_workspace, files=paths
+                )
                 # The gateway may run on without a server, and has its say to the books before the name goes.
-                files = GatewayFiles(data_dir)
+                files = GatewayFiles(data_dir) if steward is None else RemoteGatewayFiles(steward, data_dir)
                 files.settle()
                 books = UsageBooks(Usage(store.database), files)
                 await books.take_in()
@@ -60,7 +75,7 @@ async def perform_here(config: ServerConfig, data_dir: Path, op: str, arguments:
 
             users = Users(accounts, passwords, live, _nothing_runs, forget)
             address = link_address(config.server, config.server.port)
-            with calling(command_caller(os.getuid())):
+            with calling(command_caller(os.getuid() if uid is None else uid)):
                 return await Operations(users, sign_in, None, address, audit).run(op, arguments)
     finally:
         await store.aclose()

@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from pool.config import PoolConfig
 from pool.errors import PoolError
 from pool.launch.local_host import LocalHost
 from pool.steward.client import StewardClient
+from pool.steward.file_verbs import FileVerbs
 from pool.steward.remote import RemoteFiles, RemoteHost
 from pool.steward.service import Verb
 from pool.steward.verbs import Verbs
@@ -39,6 +41,16 @@ def open_host(config: PoolConfig, environment: Mapping[str, str] | None = None) 
 def stewards_verbs(config: PoolConfig, host: Host, uid: int) -> dict[str, Verb]:
     """What a server that runs as ``uid`` may ask its steward, which has ``host``."""
     return Verbs(config, host.files, host.local, uid).by_name()
+
+
+def stewards_file_verbs(config: PoolConfig, uid: int) -> dict[str, Verb]:
+    """What a command that runs as ``uid`` beside no server may ask its steward."""
+    return FileVerbs(HostFiles(config.data_dir), range(config.uid_range[0], uid)).by_name()
+
+
+def stewarded_files(data_dir: Path, steward: StewardClient) -> HostFiles:
+    """The files as such a command has them."""
+    return RemoteFiles(steward, data_dir)
 
 
 def stewarded_host(config: PoolConfig, steward: StewardClient) -> Host:
