@@ -46,7 +46,7 @@ INHERITED = "CLAUDE_POOL_INHERITED"
 RELOAD_CODE = 86
 """With which a server ends whose steward is to start the next image."""
 
-_TRIAL = (sys.executable, "-I", "-c", "import server.cli, server.launching, server.running")
+_TRIAL = (sys.executable, "-I", "-c", "import server.launching")
 
 
 def whom_to_be(config: ServerConfig, pool_config: PoolConfig, host: Host) -> tuple[int | None, str | None]:
