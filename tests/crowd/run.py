@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import os
 import secrets
 import time
@@ -231,8 +230,6 @@ class Crowd:
             self.memory.look()
             live = len(await asyncio.to_thread(instances_of, self.site))
             self.most_live = max(self.most_live, live)
-            # A collection that looks at a million notes would hold up this process, and the words in it.
-            gc.freeze()
             if look % 6:
                 continue
             recent, turns = self.fan_out.recent(), self.story.counts["turn-succeeded"]
