@@ -110,6 +110,10 @@ class Connection:
         self._has_waiting_streams = True
         return True
 
+    def drop_stream(self, handle: int) -> None:
+        """Forget the stream. Unknown: no effect."""
+        self.streams.pop(handle, None)
+
     def finish(self) -> None:
         """Send what is queued, then close."""
         self._is_closing = True

@@ -280,6 +280,8 @@ class Host:
         self.gateway.end(instance_id)
         self._groups.end(instance_id)
         remove_tree(entry.record.tmp_dir, self._reaper, self._log)
+        if entry.stream is not None:
+            entry.stream.drop()
         entry.spool.remove()
         self._records.remove(instance_id)
         self.entries.pop(instance_id, None)

@@ -21,6 +21,9 @@ class Outlet(Protocol):
     def is_full(self) -> bool:
         """Is so much queued that streams are to wait?"""
 
+    def drop_stream(self, handle: int) -> None:
+        """Forget the stream. Unknown: no effect."""
+
 
 class Stream:
     """Sends an instance's output from an offset on, within the credit that the server grants.
@@ -87,6 +90,10 @@ class Stream:
         self._has_ended = True
         self._exit = frame
         self.pump()
+
+    def drop(self) -> None:
+        """The instance is forgotten, and with it what the connection knows of it: nothing more is sent."""
+        self._outlet.drop_stream(self.handle)
 
     def pump(self) -> None:
         """Send from the spool while there is credit and room."""

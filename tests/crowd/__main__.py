@@ -46,7 +46,7 @@ def main() -> int:
     directory = Path(tempfile.mkdtemp(prefix="cp-"))
     directory.chmod(0o711)
     print(f"seed {seed}, in {directory}", flush=True)
-    # A collection that looks at a million notes would hold up this process, and the words that come meanwhile.
+    # A collection that looks at a million notes would hold up this process, and the words in it.
     gc.disable()
     try:
         crowd = Crowd(Plan(seed, options.seconds), directory, Path(build(str(directory / "fake_claude"))))
