@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from pool.steward.process import Steward as Steward
     from pool.steward.service_user import obstacle_to_dropping as obstacle_to_dropping
     from pool.steward.service_user import service_uid as server_uid
+    from pool.steward.strays import end_strays as end_strays
     from pool.store.accounts import Accounts as Accounts
     from pool.store.audit import AuditLog as AuditLog
     from pool.store.audit import snapshot as audit_snapshot
@@ -131,6 +132,7 @@ _HOMES = {
     "compile_rules": "pool.policy.rules.decision",
     "current_caller": "pool.caller",
     "database_file": "pool.steward.data_directory",
+    "end_strays": "pool.steward.strays",
     "errors": "pool",
     "export_user_data": "pool.composition",
     "find_orphans": "pool.launch.process_table",
@@ -186,6 +188,7 @@ __all__ = [
     "compile_rules",
     "current_caller",
     "database_file",
+    "end_strays",
     "export_user_data",
     "find_cli",
     "find_orphans",

@@ -21,19 +21,15 @@ class HeldElsewhere(Exception):
 class DataLock:
     """Held from construction to ``release``; the kernel lets go of it when the process dies."""
 
-    def __init__(self, data_dir: Path, *, inherited: int | None = None, is_ours: bool = True) -> None:
-        """Raises ``HeldElsewhere``. ``inherited`` is a descriptor that holds the lock already.
-
-        Not ``is_ours``: it is that of our steward, who is named as the holder.
-        """
+    def __init__(self, data_dir: Path, *, inherited: int | None = None) -> None:
+        """Raises ``HeldElsewhere``. ``inherited`` is a descriptor that holds the lock already."""
         if inherited is not None:
             os.set_inheritable(inherited, False)
             self.descriptor = inherited
         else:
             self.descriptor = _acquire(data_dir)
-        if is_ours:
-            os.ftruncate(self.descriptor, 0)
-            os.pwrite(self.descriptor, f"{os.getpid()}\n".encode(), 0)
+        os.ftruncate(self.descriptor, 0)
+        os.pwrite(self.descriptor, f"{os.getpid()}\n".encode(), 0)
 
     def release(self) -> None:
         """Let the next one in."""

@@ -82,7 +82,8 @@ def serve_until_told(site: Site, *, settled: bool = False) -> None:
     site.data_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
     inherited = json.loads(os.environ.pop(INHERITED, "{}"))
     steward = take_steward(os.environ)
-    lock = DataLock(site.data_dir, inherited=inherited.get("lock"), is_ours=steward is None)
+    # a server's steward holds it
+    lock = DataLock(site.data_dir, inherited=inherited.get("lock")) if steward is None else None
     environment = None if settled else move_keys(site.config, site.data_dir, os.environ)
     if environment is not None:
         descriptor = new_memory()
@@ -93,7 +94,7 @@ def serve_until_told(site: Site, *, settled: bool = False) -> None:
     give_memory_back()
     with logging_to(standard_error(), site.config.logging):
         serve = _serve_here if steward is None else partial(_serve_with, steward)
-        following = serve(site, lock, inherited.get("listen"))
+        following = serve(site, inherited.get("listen"))
     if following:
         if steward is not None:
             sys.exit(RELOAD_CODE)
@@ -101,10 +102,11 @@ def serve_until_told(site: Site, *, settled: bool = False) -> None:
         if following["settled"] is not None:
             environment[SETTLED] = str(following["settled"])
         _execute_anew(environment, lock, following["listen"])
-    lock.release()
+    if lock is not None:
+        lock.release()
 
 
-def _serve_here(site: Site, lock: DataLock, listen_fd: int | None) -> dict[str, Any]:
+def _serve_here(site: Site, listen_fd: int | None) -> dict[str, Any]:
     """Serve in this process, or as its steward; what the next image inherits, empty when it is the last."""
     pool_config = to_pool_config(site.config, site.data_dir, os.environ)
     try:
@@ -113,7 +115,7 @@ def _serve_here(site: Site, lock: DataLock, listen_fd: int | None) -> dict[str, 
         raise ConfigError(error.message) from error
     uid, obstacle = whom_to_be(site.config, pool_config, host)
     if uid is not None:
-        return StewardedServer(site, pool_config, host, uid).run(lock, listen_fd, _check_command())
+        return StewardedServer(site, pool_config, host, uid).run(listen_fd, _check_command())
     take_data(site.data_dir)
     image = NextImage(_check_command())
     from server.running import run  # noqa: PLC0415 - a steward loads none of it
@@ -122,7 +124,7 @@ def _serve_here(site: Site, lock: DataLock, listen_fd: int | None) -> dict[str, 
     return {"listen": server.listen_fd, "settled": image.descriptor} if server.is_reloading else {}
 
 
-def _serve_with(steward: StewardClient, site: Site, _lock: DataLock, listen_fd: int | None) -> dict[str, Any]:
+def _serve_with(steward: StewardClient, site: Site, listen_fd: int | None) -> dict[str, Any]:
     """As ``_serve_here``, for a server that has a steward: who has what the next image inherits."""
     host = stewarded_host(to_pool_config(site.config, site.data_dir, os.environ), steward)
     files = RemoteGatewayFiles(steward, site.data_dir)
@@ -149,9 +151,9 @@ def _check_command() -> list[str]:
     return [sys.executable, *sys.orig_argv[1:], "--check"]
 
 
-def _execute_anew(environment: dict[str, str], lock: DataLock, listen_fd: int | None) -> None:
+def _execute_anew(environment: dict[str, str], lock: DataLock | None, listen_fd: int | None) -> None:
     """Become the installed code with the same command line; lock and listening socket stay ours."""
-    held = {"lock": lock.descriptor}
+    held = {} if lock is None else {"lock": lock.descriptor}
     if listen_fd is not None:
         held["listen"] = listen_fd
     for descriptor in held.values():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
 from collections.abc import Sequence
 
 from pool.errors import Conflict
@@ -18,9 +19,19 @@ class NextImage:
     def __init__(self, command: Sequence[str]) -> None:
         self._command = command
         self.descriptor: int | None = None
+        self._checking = threading.Lock()
 
     def check(self) -> None:
-        """Blocking. Raises ``Conflict`` when what is installed and configured now could not serve."""
+        """Blocking. Raises ``Conflict`` when what is installed and configured now could not serve, and while
+        another check is under way: a server could ask for any number of them."""
+        if not self._checking.acquire(blocking=False):
+            raise Conflict("a check for a reload is under way")
+        try:
+            self._check()
+        finally:
+            self._checking.release()
+
+    def _check(self) -> None:
         descriptor = new_memory()
         try:
             result = subprocess.run(

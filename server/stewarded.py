@@ -20,6 +20,7 @@ from pool import (
     Steward,
     StewardClient,
     database_file,
+    end_strays,
     find_cli,
     give_data,
     given_to,
@@ -31,7 +32,6 @@ from pool import (
 from pool.errors import BadRequest, PoolError
 from server.commands import Site
 from server.config import ServerConfig
-from server.data_lock import DataLock
 from server.gateway_files import GatewayFiles, Stretch
 from server.listening import bind
 from server.model_keys import SETTLED, hand_on, new_memory
@@ -83,7 +83,7 @@ class StewardedServer:
         self._host = host
         self._uid = uid
 
-    def run(self, lock: DataLock, listen_fd: int | None, check_command: Sequence[str]) -> dict[str, Any]:
+    def run(self, listen_fd: int | None, check_command: Sequence[str]) -> dict[str, Any]:
         """Until the server has ended: what the next image is to inherit, empty when there is none.
 
         A server that ended otherwise than well ends this process in the same
@@ -91,6 +91,7 @@ class StewardedServer:
         """
         self._host.local.service_uid = self._uid
         gateway_files = GatewayFiles(self._site.data_dir)
+        end_strays(self._uid)
         if given_to(self._site.data_dir) is None:
             # later the places of an earlier version are the server's
             gateway_files.settle()
@@ -106,7 +107,8 @@ class StewardedServer:
             **gateway_verbs(gateway_files),
             "check_next_image": image.check,
         }
-        held = {"lock": lock.descriptor, "listen": listener.fileno()}
+        # the lock stays here: whatever the server leaves behind must not hold it
+        held = {"listen": listener.fileno()}
         environment = {name: value for name, value in os.environ.items() if name != "WATCHDOG_PID"}
         environment |= {
             INHERITED: json.dumps(held),
@@ -125,6 +127,7 @@ class StewardedServer:
             verbs=verbs,
         )
         code = steward.run()
+        end_strays(self._uid)
         for descriptor in (memory, *tls):
             os.close(descriptor)
         if code == RELOAD_CODE and image.descriptor is not None:

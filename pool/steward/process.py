@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -50,9 +52,21 @@ class Steward:
                     pass_fds=(*self._descriptors, theirs.fileno()),
                     start_new_session=True,
                 )
-            with _passing_on(child.send_signal):
-                threading.Thread(target=Service(ours, self._verbs).run, name="steward", daemon=True).start()
-                return child.wait()
+            # not yet waited for, so it is still the child's number, and never another's later
+            process = os.pidfd_open(child.pid)
+            try:
+                with _passing_on(partial(_send, process)):
+                    threading.Thread(
+                        target=Service(ours, self._verbs).run, name="steward", daemon=True
+                    ).start()
+                    return child.wait()
+            finally:
+                os.close(process)
+
+
+def _send(process: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(process, number)
 
 
 @contextlib.contextmanager

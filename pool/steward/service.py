@@ -20,6 +20,8 @@ Verb = Callable[..., Any]
 # A user's disk that hangs keeps a thread; the others go on.
 _THREADS = 64
 _OPEN_ITERATORS = 4096
+# More than all threads of a server ask at once; one who asks for more is not read until some are answered.
+_UNDER_WAY = 256
 
 
 class Service:
@@ -32,6 +34,7 @@ class Service:
         self._last = 0
         self._lock = threading.Lock()
         self._sending = threading.Lock()
+        self._room = threading.BoundedSemaphore(_UNDER_WAY)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="verb")
 
     def run(self) -> None:
@@ -39,6 +42,7 @@ class Service:
         try:
             while (body := wire.receive(self._sock, wire.MAX_REQUEST_BYTES)) is not None:
                 number, verb, arguments = wire.parse_request(body)
+                self._room.acquire()
                 self._threads.submit(self._do, number, verb, arguments)
         except (wire.BadFrame, OSError) as error:
             _log.warning("the server's requests end: %s", error)
@@ -57,8 +61,11 @@ class Service:
             if not isinstance(error, BadRequest | OSError):
                 _log.info("%s: %s", verb, type(error).__name__)
             answer = wire.reply(number, wire.FAILURE, wire.failure(error))
-        with contextlib.suppress(OSError), self._sending:
-            self._sock.sendall(answer)
+        try:
+            with contextlib.suppress(OSError), self._sending:
+                self._sock.sendall(answer)
+        finally:
+            self._room.release()
 
     def _answer(self, number: int, value: Any) -> bytes:
         if isinstance(value, _Reply):

@@ -67,6 +67,8 @@ class Verbs(FileVerbs):
                 # held still, now that it cannot be mistaken for a later process
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
+                if not _has_open(pid, os.fstat(lock.fileno())):
+                    raise BadRequest("the keeper is another one by now") from None
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             finally:
                 os.close(pidfd)
@@ -116,6 +118,16 @@ class Verbs(FileVerbs):
             uid=uid,
             tool_limits=None if limits is None else ToolLimits(*(_limit(value) for value in limits)),
         )
+
+
+def _has_open(pid: int, wanted: os.stat_result) -> bool:
+    """Has the process this file open, as the holder of its lock must have?"""
+    with contextlib.suppress(OSError):
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):
+                if os.path.samestat(os.stat(f"/proc/{pid}/fd/{name}"), wanted):
+                    return True
+    return False
 
 
 def _texts(value: object) -> dict[str, str]:
