@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import logging
 import os
@@ -43,6 +44,7 @@ _log = logging.getLogger(__name__)
 INHERITED = "CLAUDE_POOL_INHERITED"
 """In the environment of the next image: which descriptors hold the lock and the listening socket."""
 
+_PR_SET_PDEATHSIG = 1
 RELOAD_CODE = 86
 """With which a server ends whose steward is to start the next image."""
 
@@ -169,6 +171,8 @@ def take_steward(environ: dict[str, str] | os._Environ[str]) -> StewardClient | 
         return None
     sock = socket.socket(fileno=int(descriptor))
     sock.set_inheritable(False)
+    # the end of the socket says the same, to a thread that might be held up
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     return StewardClient(sock)
 
 

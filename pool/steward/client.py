@@ -83,14 +83,21 @@ class StewardClient:
             self._waiting.pop(number, None)
 
     def _read(self) -> None:
-        with contextlib.suppress(OSError):
-            while (body := wire.receive(self._sock)) is not None:
-                reply = wire.parse_reply(body)
-                waiting = self._waiting.get(reply[0])
-                if waiting is not None:
-                    waiting.set_result(reply)
-        gone = wire.failure(PoolError("the steward is gone"))
-        for number, waiting in list(self._waiting.items()):
-            waiting.set_result((number, wire.FAILURE, gone))
-        if not self._is_closed:
-            self._on_lost()
+        try:
+            with contextlib.suppress(OSError):
+                while (body := wire.receive(self._sock)) is not None:
+                    reply = wire.parse_reply(body)
+                    self._answer(reply)
+            gone = wire.failure(PoolError("the steward is gone"))
+            for number in list(self._waiting):
+                self._answer((number, wire.FAILURE, gone))
+        finally:
+            # whatever it was: without anybody who reads, nothing more can be asked
+            if not self._is_closed:
+                self._on_lost()
+
+    def _answer(self, reply: wire.Reply) -> None:
+        waiting = self._waiting.get(reply[0])
+        # who waited may have the answer and not have left yet
+        if waiting is not None and not waiting.done():
+            waiting.set_result(reply)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 from pool.errors import BadRequest, NotFound, PoolError
+from pool.steward import wire
 from pool.steward.client import StewardClient
 from pool.steward.service import Service
 
@@ -131,3 +133,15 @@ def test_what_is_no_request_ends_the_service(noise: bytes) -> None:
     assert theirs.recv(1) == b""
     theirs.close()
     ours.close()
+
+
+def test_an_answer_that_was_not_taken_yet_keeps_nobody_from_hearing_of_the_loss() -> None:
+    lost = threading.Event()
+    ours, theirs = socket.socketpair()
+    client = StewardClient(theirs, lost.set)
+    answered: Future[wire.Reply] = Future()
+    answered.set_result((1, wire.RESULT, None))
+    client._waiting[1] = answered
+    ours.close()
+    assert lost.wait(10)
+    client.close()
