@@ -117,6 +117,7 @@ async def test_it_serves_without_any_rights(short_dir: Path, fake_claude: Path) 
             await asyncio.to_thread(site.command, "ps")
 
 
+@pytest.mark.acceptance
 async def test_killed_in_either_half_it_is_gone_whole_and_comes_back(
     short_dir: Path, fake_claude: Path
 ) -> None:
@@ -189,6 +190,7 @@ async def test_tls_with_a_key_that_only_root_can_read(short_dir: Path, fake_clau
     assert len(set(memories)) == 1, memories
 
 
+@pytest.mark.acceptance
 async def test_who_wants_the_server_as_root_has_it(short_dir: Path, fake_claude: Path) -> None:
     short_dir.chmod(0o711)
     async with serving(short_dir, fake_claude, isolation__server_user="root") as site:

@@ -31,7 +31,7 @@ async def test_the_slot_stays_taken_until_the_host_answers_or_is_gone(
     world: World, monkeypatch: pytest.MonkeyPatch, keeper_dies: bool
 ) -> None:
     monkeypatch.setattr("pool.runtime.instance._KEEPER_SECONDS", -7.0)
-    pool = await world.start(start_timeout_seconds=0.2, max_instances=1)
+    pool = await world.start(start_timeout_seconds=1.0, max_instances=1)
     started, answered = world.host.hold("started"), world.host.hold("abandon")
     await given_up(pool)
     session = session_of(pool)
@@ -62,7 +62,7 @@ async def test_the_slot_stays_taken_until_the_host_answers_or_is_gone(
 
 
 async def test_a_host_that_answers_late_costs_nothing(world: World) -> None:
-    pool = await world.start(start_timeout_seconds=0.2)
+    pool = await world.start(start_timeout_seconds=1.0)
     started, answered = world.host.hold("started"), world.host.hold("abandon")
     starting = asyncio.create_task(given_up(pool), name="starting")
     await soon(lambda: world.host.calls["abandon"])
