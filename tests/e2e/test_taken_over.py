@@ -79,6 +79,7 @@ def test_commands_beside_no_server_work_as_the_servers_user(site: Site, short_di
         assert (site.data / name).stat().st_uid == SERVER, name
 
 
+@pytest.mark.acceptance
 def test_links_that_the_server_left_lead_no_command_of_roots_anywhere(site: Site, short_dir: Path) -> None:
     roots = short_dir / "roots"
     roots.mkdir(mode=0o755)
