@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,11 @@ from typing import Any
 from pool.config import PoolConfig
 from pool.fs_identity import acting_as
 from pool.keeper.client import KeeperClient, KeeperError
-from pool.keeper.service_user import as_service_user
-from pool.launch.shown import certificates, program_of, program_places
+from pool.launch.shown import certificates, problem_of, program_of, program_places
 from pool.launch.uids import first_blocked
 
 _log = logging.getLogger(__name__)
 
-_TRIAL_SECONDS = 30
 _UP_TO_DATE = "claude-pool reload, or stop and serve"
 
 
@@ -102,7 +99,7 @@ def _obstacles(
     for name, path in certificates(environment).items():
         if not _can_read(path, uid):
             yield f"the model gateway runs as root, since its uid {uid} cannot read {name}: chmod it"
-    problem = _try(command, uid, shown)
+    problem = problem_of([*command, "--check"], uid, shown)
     if problem is None:
         return
     program = program_of(command, environment)
@@ -137,23 +134,3 @@ def _can_read(path: Path, uid: int) -> bool:
             os.close(found)
         return True
     return False
-
-
-def _try(command: Sequence[str], uid: int, shown: Sequence[Path]) -> str | None:
-    """None when the gateway says as ``uid`` that it can run, else why not."""
-    try:
-        done = subprocess.run(
-            as_service_user(uid, [*command, "--check"], shown=shown),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_TRIAL_SECONDS,
-            check=False,
-            env={"PATH": "/usr/bin:/bin"},
-            cwd="/",
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return str(error)
-    if done.returncode == 0:
-        return None
-    return (done.stderr.strip().splitlines() or [f"it exited with {done.returncode}"])[-1]

@@ -1,4 +1,4 @@
-"""What a Python program of ours must see, wherever it lies: to be shown to a user who cannot go there.
+"""What a Python program of ours must see, wherever it lies, and whether it runs as a user who is shown that.
 
 See ``pool.keeper.service_user``, which shows it.
 """
@@ -6,11 +6,15 @@ See ``pool.keeper.service_user``, which shows it.
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from pool.keeper.service_user import as_service_user
+
 _CODE = Path(__file__).resolve().parents[2]
+_TRIAL_SECONDS = 60
 _CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
@@ -35,6 +39,26 @@ def program_of(command: Sequence[str], environment: Mapping[str, str]) -> Path:
 def certificates(environment: Mapping[str, str]) -> dict[str, Path]:
     """Where certificates are that a program with ``environment`` trusts, by the variable that says so."""
     return {name: Path(environment[name]) for name in _CERTIFICATES if environment.get(name)}
+
+
+def problem_of(command: Sequence[str], uid: int, shown: Sequence[Path]) -> str | None:
+    """Why ``command`` does not end with 0 as ``uid``, without any rights; None when it does. Blocking."""
+    try:
+        done = subprocess.run(
+            as_service_user(uid, command, shown=shown),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_TRIAL_SECONDS,
+            check=False,
+            env={"PATH": "/usr/bin:/bin"},
+            cwd="/",
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    if done.returncode == 0:
+        return None
+    return (done.stderr.strip().splitlines() or [f"it exited with {done.returncode}"])[-1]
 
 
 def _is_python(prefix: Path) -> bool:

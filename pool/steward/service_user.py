@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pool.config import PoolConfig
 from pool.keeper.program import noted_runtime_dir
 from pool.keeper.server import SOCKET_NAME
-from pool.keeper.service_user import as_service_user
-
-_TRIAL_SECONDS = 60
+from pool.launch.shown import problem_of
 
 
 def service_uid(config: PoolConfig) -> int:
@@ -42,7 +39,7 @@ def _obstacles(config: PoolConfig, shown: Sequence[Path], trial: Sequence[str]) 
             "the server runs as root, since the keeper that runs was started for one that is: "
             "claude-pool stop, then serve"
         )
-    problem = _try(trial, uid, shown)
+    problem = problem_of(trial, uid, shown)
     if problem is not None:
         yield f"the server runs as root, since it does not start as uid {uid} ({problem})"
 
@@ -55,22 +52,3 @@ def _owner_with(uid: int, data_dir: Path) -> str | None:
                 if entry.stat(follow_symlinks=False).st_uid == uid:
                     return entry.name
     return None
-
-
-def _try(trial: Sequence[str], uid: int, shown: Sequence[Path]) -> str | None:
-    try:
-        done = subprocess.run(
-            as_service_user(uid, trial, shown=shown),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_TRIAL_SECONDS,
-            check=False,
-            env={"PATH": "/usr/bin:/bin"},
-            cwd="/",
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return str(error)
-    if done.returncode == 0:
-        return None
-    return (done.stderr.strip().splitlines() or [f"it exited with {done.returncode}"])[-1]
