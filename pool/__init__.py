@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pool.config import PoolConfig as PoolConfig
     from pool.config import Quota as Quota
     from pool.config import QuotaBook as QuotaBook
+    from pool.config import SshHost as SshHost
     from pool.keeper.notify import Notifier as Notifier
     from pool.keeper.program import noted_groups as noted_groups
     from pool.launch.cli import find_cli as find_cli
@@ -115,6 +116,7 @@ _HOMES = {
     "ProcessReport": "pool.launch.process_table",
     "Quota": "pool.config",
     "QuotaBook": "pool.config",
+    "SshHost": "pool.config",
     "SessionInfo": "pool.model",
     "SessionState": "pool.model",
     "SpoiltRow": "pool.store.base",
@@ -172,6 +174,7 @@ __all__ = [
     "SessionState",
     "SpoiltRow",
     "Spread",
+    "SshHost",
     "Steward",
     "StewardClient",
     "Subscription",

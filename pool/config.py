@@ -64,6 +64,25 @@ class QuotaBook:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SshHost:
+    """Another machine that runs instances. ``capacity``: how many; None: as its memory carries.
+
+    ``key_file`` None: the keys that SSH finds by itself; ``known_hosts_file`` None: the user's own.
+    ``command`` starts the program of ours that is installed there.
+    """
+
+    name: str
+    address: str
+    user: str | None = None
+    port: int = 22
+    key_file: Path | None = None
+    known_hosts_file: Path | None = None
+    capacity: int | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    command: str = "claude-pool host"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PoolConfig:
     """Settings of a ``ClaudeInstancePool``; durations in seconds, sizes in bytes.
 
@@ -134,6 +153,7 @@ class PoolConfig:
     denied_paths: tuple[str, ...] = ()
     plan_rules: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
     user_programs: str = "auto"
+    hosts: tuple[SshHost, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "data_dir", Path(self.data_dir).absolute())

@@ -347,6 +347,7 @@ class Host(Section):
     known_hosts_file: Path | None = None
     capacity: PositiveCount | None = None
     labels: Annotated[dict[str, str], _FromJson] = {}
+    command: str = "claude-pool host"
 
 
 class Logging(Section):

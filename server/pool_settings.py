@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from pool import PoolConfig, Quota, QuotaBook, compile_rules
+from pool import PoolConfig, Quota, QuotaBook, SshHost, compile_rules
 from server.config import QuotaKeys, Quotas, ServerConfig, ToolRules
 from server.settings import secret_text
 
@@ -67,6 +67,7 @@ def to_pool_config(config: ServerConfig, data_dir: Path, environ: Mapping[str, s
         denied_paths=tool_rules["denied_paths"],
         plan_rules=plan_rules,
         user_programs=config.security.user_programs,
+        hosts=tuple(SshHost(**host.model_dump()) for host in config.hosts),
         **{key: getattr(config.pool, key) for key in _POOL_KEYS},
     )
 

@@ -1,0 +1,30 @@
+"""What a machine that runs instances is to the pool: the same for this one and for one over SSH."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pool.launch.base import Launcher
+from pool.workspace.host_files import HostFiles
+
+LOCAL = "local"
+"""The name of this machine."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolHost:
+    """One machine. ``capacity`` None: as its memory carries.
+
+    ``launcher.open`` connects, raises ``KeeperUnavailable`` while the machine
+    cannot be reached, and connects again after ``on_lost`` was told. While
+    it is not connected every other method of launcher and files raises
+    ``KeeperUnavailable``. What runs there meanwhile goes on, until its keeper
+    has heard of no server for the orphan lease.
+    """
+
+    name: str
+    launcher: Launcher
+    files: HostFiles
+    capacity: int | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
