@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from pool.config import Quota as Quota
     from pool.config import QuotaBook as QuotaBook
     from pool.config import SshHost as SshHost
+    from pool.hosts.facts import installed_version as installed_version
+    from pool.hosts.program import pump_keeper as pump_keeper
+    from pool.hosts.program import serve_files as serve_files
     from pool.keeper.notify import Notifier as Notifier
     from pool.keeper.program import noted_groups as noted_groups
     from pool.launch.cli import find_cli as find_cli
@@ -79,6 +82,9 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "find_cli": "pool.launch.cli",
+    "installed_version": "pool.hosts.facts",
+    "pump_keeper": "pool.hosts.program",
+    "serve_files": "pool.hosts.program",
     "program_places": "pool.launch.shown",
     "Host": "pool.steward.hosting",
     "open_host": "pool.steward.hosting",
@@ -198,13 +204,16 @@ __all__ = [
     "find_spoilt_rows",
     "give_data",
     "given_to",
+    "installed_version",
     "measure_parts",
     "noted_groups",
     "obstacle_to_dropping",
     "open_accounts",
     "open_host",
     "program_places",
+    "pump_keeper",
     "remove_user_files",
+    "serve_files",
     "server_uid",
     "shortened",
     "stewarded_files",

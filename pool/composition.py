@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +11,7 @@ from typing import TypedDict, Unpack
 
 from pool.clock import Clock, SystemClock
 from pool.config import PoolConfig
+from pool.hosts.facts import default_max_instances
 from pool.launch.base import Launcher
 from pool.launch.cli import find_cli
 from pool.launch.local import LocalLauncher
@@ -28,8 +28,6 @@ from pool.store.sql import SqlStore
 from pool.store.usage import Usage
 from pool.workspace.host_files import HostFiles
 
-_BYTES_PER_INSTANCE = 200 * 1024 * 1024
-
 
 @dataclass(frozen=True, slots=True)
 class Parts:
@@ -40,12 +38,6 @@ class Parts:
     usage: Usage
     audit: AuditLog
     personal: PersonalData
-
-
-def default_max_instances() -> int:
-    """How many instances this machine carries: by memory at 200 MiB each, at least four."""
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return max(4, int(total * 0.8) // _BYTES_PER_INSTANCE)
 
 
 def open_accounts(data_dir: Path, storage_url: str | None) -> tuple[SqlStore, Accounts]:

@@ -19,12 +19,13 @@ from pool.workspace.workspaces import WorkspacePaths
 class FileVerbs:
     """Each method with a public name is a verb; its keyword arguments are those of a request.
 
-    ``uids`` are those of users; the first is for trials.
+    ``uids`` are those of users; the first is for trials. None: they have none of their own.
     """
 
-    def __init__(self, files: HostFiles, uids: range) -> None:
+    def __init__(self, files: HostFiles, uids: range | None) -> None:
         self._files = files
         self._uids = uids
+        self._trial_uid = None if uids is None else uids[0]
 
     def by_name(self) -> dict[str, Verb]:
         """All of them."""
@@ -89,7 +90,7 @@ class FileVerbs:
 
     def make_scratch(self) -> Path:
         """See ``HostFiles.make_scratch``; it is the trial user's."""
-        return self._files.make_scratch(self._uids[0])
+        return self._files.make_scratch(self._trial_uid)
 
     def scratch_has(self, *, name: str, file: str) -> bool:
         """See ``HostFiles.scratch_has``."""
@@ -105,7 +106,10 @@ class FileVerbs:
         self._files.sweep_scratch()
 
     def _check_uid(self, uid: object) -> None:
-        if type(uid) is not int or uid not in self._uids:
+        if self._uids is None:
+            if uid is not None:
+                raise Forbidden("users have no uids here")
+        elif type(uid) is not int or uid not in self._uids:
             raise Forbidden("not a uid of a user's")
 
 

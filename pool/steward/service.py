@@ -6,7 +6,7 @@ import contextlib
 import logging
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -25,10 +25,23 @@ _UNDER_WAY = 256
 
 
 class Service:
-    """Serves ``verbs`` until the other end is closed. What gives an iterator is asked item by item."""
+    """Serves ``verbs`` until the other end is closed. What gives an iterator is asked item by item.
 
-    def __init__(self, sock: socket.socket, verbs: Mapping[str, Verb]) -> None:
+    ``reply`` encodes an answer (id, kind, value). Verbs that are ``prompt`` take no time
+    and are answered whatever else is under way.
+    """
+
+    def __init__(
+        self,
+        sock: wire.Socket,
+        verbs: Mapping[str, Verb],
+        *,
+        reply: Callable[[int, str, Any], bytes] = wire.reply,
+        prompt: Collection[str] = (),
+    ) -> None:
         self._sock = sock
+        self._reply = reply
+        self._prompt = prompt
         self._verbs = {**verbs, "next": self._next, "close": self._close}
         self._iterators: dict[int, Iterator[Any]] = {}
         self._last = 0
@@ -42,6 +55,9 @@ class Service:
         try:
             while (body := wire.receive(self._sock, wire.MAX_REQUEST_BYTES)) is not None:
                 number, verb, arguments = wire.parse_request(body)
+                if verb in self._prompt:
+                    self._send(self._done(number, verb, arguments))
+                    continue
                 self._room.acquire()
                 self._threads.submit(self._do, number, verb, arguments)
         except (wire.BadFrame, OSError) as error:
@@ -52,32 +68,38 @@ class Service:
             self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _do(self, number: int, verb: str, arguments: Mapping[str, Any]) -> None:
+        answer = self._done(number, verb, arguments)
+        try:
+            self._send(answer)
+        finally:
+            self._room.release()
+
+    def _send(self, answer: bytes) -> None:
+        with contextlib.suppress(OSError), self._sending:
+            self._sock.sendall(answer)
+
+    def _done(self, number: int, verb: str, arguments: Mapping[str, Any]) -> bytes:
         try:
             work = self._verbs.get(verb)
             if work is None:
                 raise BadRequest(f"no verb {verb!r}")
-            answer = self._answer(number, work(**arguments))
+            return self._answer(number, work(**arguments))
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller waits for an answer
             if not isinstance(error, BadRequest | OSError):
                 _log.info("%s: %s", verb, type(error).__name__)
-            answer = wire.reply(number, wire.FAILURE, wire.failure(error))
-        try:
-            with contextlib.suppress(OSError), self._sending:
-                self._sock.sendall(answer)
-        finally:
-            self._room.release()
+            return self._reply(number, wire.FAILURE, wire.failure(error))
 
     def _answer(self, number: int, value: Any) -> bytes:
         if isinstance(value, _Reply):
-            return wire.reply(number, value.kind, value.value)
+            return self._reply(number, value.kind, value.value)
         if not isinstance(value, Iterator):
-            return wire.reply(number, wire.RESULT, value)
+            return self._reply(number, wire.RESULT, value)
         with self._lock:
             if len(self._iterators) >= _OPEN_ITERATORS:
                 raise BadRequest("too many are open")
             self._last += 1
             self._iterators[self._last] = value
-            return wire.reply(number, wire.RESULT, self._last)
+            return self._reply(number, wire.RESULT, self._last)
 
     def _next(self, iterator: int) -> _Reply:
         found = self._iterators.get(iterator)

@@ -30,11 +30,13 @@ from pool.workspace.host_files import HostFiles
 
 
 class Verbs(FileVerbs):
-    """Of a server: those for files, and those for the host."""
+    """Of a server: those for files, and those for the host. ``service_uid`` None: users have no uids."""
 
-    def __init__(self, config: PoolConfig, files: HostFiles, host: LocalHost, service_uid: int) -> None:
+    def __init__(
+        self, config: PoolConfig, files: HostFiles, host: LocalHost, service_uid: int | None
+    ) -> None:
         # the first is for trials, the last two are the server's and the gateway's
-        super().__init__(files, range(config.uid_range[0], service_uid))
+        super().__init__(files, None if service_uid is None else range(config.uid_range[0], service_uid))
         self._config = config
         self._host = host
         self._runtime_dir: Path | None = None
@@ -67,7 +69,7 @@ class Verbs(FileVerbs):
                 # held still, now that it cannot be mistaken for a later process
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                if not _has_open(pid, os.fstat(lock.fileno())):
+                if not has_open(pid, os.fstat(lock.fileno())):
                     raise BadRequest("the keeper is another one by now") from None
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             finally:
@@ -100,7 +102,7 @@ class Verbs(FileVerbs):
         if scratch is None:
             paths = self._files.paths(user)
             workspace, home = paths.workspace, paths.home
-        elif uid == self._uids[0]:
+        elif uid == self._trial_uid:
             place = self._files.scratch(check_name(scratch, "scratch"))
             workspace, home = place / "workspace", place / "home"
         else:
@@ -120,7 +122,7 @@ class Verbs(FileVerbs):
         )
 
 
-def _has_open(pid: int, wanted: os.stat_result) -> bool:
+def has_open(pid: int, wanted: os.stat_result) -> bool:
     """Has the process this file open, as the holder of its lock must have?"""
     with contextlib.suppress(OSError):
         for name in os.listdir(f"/proc/{pid}/fd"):

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import json
 import pickle
-import socket
 import struct
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from pool import errors
 from pool.errors import PoolError
@@ -31,6 +30,19 @@ MAX_REQUEST_BYTES = 8 * 1024 * 1024
 _HEAD = struct.Struct(">I")
 
 Reply = tuple[int, str, Any]
+
+
+class Socket(Protocol):
+    """What of a socket is needed here."""
+
+    def recv(self, size: int, /) -> bytes:
+        """See ``socket``."""
+
+    def sendall(self, data: bytes, /) -> None:
+        """See ``socket``."""
+
+    def shutdown(self, how: int, /) -> None:
+        """See ``socket``."""
 
 
 class BadFrame(Exception):
@@ -67,7 +79,7 @@ def parse_reply(body: bytes) -> Reply:
     return number, kind, value
 
 
-def receive(sock: socket.socket, limit: int | None = None) -> bytes | None:
+def receive(sock: Socket, limit: int | None = None) -> bytes | None:
     """The next frame's body, None at the end. Raises ``BadFrame`` above ``limit`` bytes, ``OSError``."""
     head = _exactly(sock, _HEAD.size)
     if head is None:
@@ -78,7 +90,7 @@ def receive(sock: socket.socket, limit: int | None = None) -> bytes | None:
     return _exactly(sock, size)
 
 
-def _exactly(sock: socket.socket, size: int) -> bytes | None:
+def _exactly(sock: Socket, size: int) -> bytes | None:
     found = bytearray()
     while len(found) < size:
         piece = sock.recv(min(size - len(found), 1 << 20))
