@@ -68,7 +68,7 @@ def logging_to(stream: TextIO, config: Logging) -> Iterator[None]:
     root.addHandler(entry)
     root.setLevel(config.level.upper())
     # One line for each statement would say the contents of rows.
-    for name in ("sqlalchemy", "aiosqlite", "asyncio", "alembic"):
+    for name in ("sqlalchemy", "asyncio", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     listener.start()
     try:

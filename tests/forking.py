@@ -43,7 +43,6 @@ _MODULES = {
         "server.running",
         "server.offline",
         "server.doctor",
-        "aiosqlite",
         "rich.table",
     ),
     KEEPER: ("pool.keeper.__main__",),

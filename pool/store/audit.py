@@ -139,7 +139,7 @@ def snapshot(
     location = locate(url, data_dir)
     if location.file is not None and not location.file.exists():
         raise StoreUnavailable(f"there is no database {location.file}")
-    engine = sa.create_engine(location.sync_url, poolclass=sa.NullPool, hide_parameters=True)
+    engine = sa.create_engine(location.url, poolclass=sa.NullPool, hide_parameters=True)
     if location.file is None:
         engine = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
     try:

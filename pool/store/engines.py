@@ -1,4 +1,4 @@
-"""From a storage URL to the two engines: one that writes (sync) and one that reads (async)."""
+"""From a storage URL to the two engines: one that writes and one that reads."""
 
 from __future__ import annotations
 
@@ -11,21 +11,30 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from pool.errors import BadRequest
 
 DATABASE_NAME = "claude-pool.db"
 
-_DRIVERS = {"sqlite": ("sqlite+pysqlite", "sqlite+aiosqlite"), "postgresql": ("postgresql+psycopg",) * 2}
+READERS = 4
+"""How many read at once, each with a connection."""
+
+_DRIVERS = {"sqlite": "sqlite+pysqlite", "postgresql": "postgresql+psycopg"}
+# A server that has vanished from the network is noticed within half a minute, not after hours.
+_PATIENCE = {
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 4,
+    "tcp_user_timeout": 30_000,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Location:
     """Where the database is. ``file`` is None for a server."""
 
-    sync_url: URL
-    async_url: URL
+    url: URL
     file: Path | None
 
 
@@ -44,9 +53,8 @@ def locate(url: str | None, data_dir: Path) -> Location:
     kind = parsed.get_backend_name()
     if kind not in _DRIVERS:
         raise BadRequest("storage.url must begin with sqlite+aiosqlite:/// or postgresql+psycopg://")
-    sync_driver, async_driver = _DRIVERS[kind]
     file = _sqlite_file(parsed) if kind == "sqlite" else None
-    return Location(parsed.set(drivername=sync_driver), parsed.set(drivername=async_driver), file)
+    return Location(parsed.set(drivername=_DRIVERS[kind]), file)
 
 
 def _sqlite_file(url: URL) -> Path:
@@ -81,9 +89,15 @@ def create_private_file(file: Path) -> None:
 def writing_engine(location: Location, busy_timeout_seconds: float) -> sa.Engine:
     """The engine of the one writer; on SQLite each transaction takes the write lock at its begin."""
     if location.file is None:
-        return sa.create_engine(location.sync_url, pool_size=1, max_overflow=0, hide_parameters=True)
+        return sa.create_engine(
+            location.url,
+            pool_size=1,
+            max_overflow=0,
+            hide_parameters=True,
+            connect_args=_patience(location.url),
+        )
     engine = sa.create_engine(
-        location.sync_url,
+        location.url,
         pool_size=1,
         max_overflow=0,
         # An error's text goes to the log; what users wrote must not.
@@ -107,25 +121,32 @@ def writing_engine(location: Location, busy_timeout_seconds: float) -> sa.Engine
     return engine
 
 
-def reading_engine(location: Location, busy_timeout_seconds: float) -> AsyncEngine:
+def reading_engine(location: Location, busy_timeout_seconds: float) -> sa.Engine:
     """The engine of all reads: one statement is one snapshot, and it cannot write."""
-    engine = create_async_engine(
-        location.async_url,
-        pool_size=4,
+    is_file = location.file is not None
+    of_files = {"factory": _Connection, "check_same_thread": False}
+    engine = sa.create_engine(
+        location.url,
+        pool_size=READERS,
         max_overflow=0,
         hide_parameters=True,
         isolation_level="AUTOCOMMIT",
         # A server that was restarted has closed what lies in the pool; a file never does.
-        pool_pre_ping=location.file is None,
-        connect_args={"factory": _Connection} if location.file is not None else {},
+        pool_pre_ping=not is_file,
+        connect_args=of_files if is_file else _patience(location.url),
     )
-    if location.file is not None:
+    if is_file:
         _set_pragmas(
-            engine.sync_engine,
+            engine,
             f"PRAGMA busy_timeout={int(busy_timeout_seconds * 1000)}",
             "PRAGMA query_only=ON",
         )
     return engine
+
+
+def _patience(url: URL) -> dict[str, Any]:
+    """What of ours the URL does not say otherwise."""
+    return {name: value for name, value in _PATIENCE.items() if name not in url.query}
 
 
 def _set_pragmas(engine: sa.Engine, *pragmas: str) -> None:

@@ -148,5 +148,5 @@ async def test_in_what_is_no_http(told: tuple[Site, io.StringIO]) -> None:
 def test_nothing_else_writes_to_the_log_by_itself() -> None:
     """The libraries that could tell of contents are quiet."""
     with log():
-        for name in ("sqlalchemy", "aiosqlite", "asyncio", "alembic"):
+        for name in ("sqlalchemy", "asyncio", "alembic"):
             assert not logging.getLogger(name).isEnabledFor(logging.INFO)

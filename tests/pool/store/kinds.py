@@ -35,11 +35,11 @@ def a_schema(url: str, data_dir: Path) -> Iterator[str]:
     """A schema of our own in a PostgreSQL database, gone afterwards."""
     name = f"cp_{secrets.token_hex(6)}"
     location = locate(url, data_dir)
-    engine = sa.create_engine(location.sync_url)
+    engine = sa.create_engine(location.url)
     try:
         with engine.begin() as connection:
             connection.exec_driver_sql(f"CREATE SCHEMA {name}")
-        own = location.sync_url.update_query_dict({"options": f"-csearch_path={name}"})
+        own = location.url.update_query_dict({"options": f"-csearch_path={name}"})
         yield own.render_as_string(hide_password=False)
         with engine.begin() as connection:
             connection.exec_driver_sql(f"DROP SCHEMA {name} CASCADE")

@@ -15,16 +15,15 @@ from pool.store.sql import SqlStore
 def test_without_a_url_it_is_a_file_in_the_data_directory(tmp_path: Path) -> None:
     location = locate(None, tmp_path)
     assert location.file == tmp_path / "claude-pool.db"
-    assert location.sync_url.drivername == "sqlite+pysqlite"
-    assert location.async_url.drivername == "sqlite+aiosqlite"
+    assert location.url.drivername == "sqlite+pysqlite"
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgresql+psycopg", "postgresql+asyncpg"])
 def test_a_server_is_spoken_to_by_one_driver(tmp_path: Path, scheme: str) -> None:
     location = locate(f"{scheme}://u:p@db:5432/pool", tmp_path)
     assert location.file is None
-    assert {location.sync_url.drivername, location.async_url.drivername} == {"postgresql+psycopg"}
-    assert location.sync_url.password == "p"
+    assert location.url.drivername == "postgresql+psycopg"
+    assert location.url.password == "p"
 
 
 @pytest.mark.parametrize(
