@@ -9,8 +9,9 @@ import socket
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from pool.keeper import wire
 
@@ -68,6 +69,21 @@ class Hello:
     gateway_uid: int | None = None
     service_uid: int | None = None
 
+    @classmethod
+    def of(cls, answer: Mapping[str, Any]) -> Hello:
+        """From the answer to our hello."""
+        return cls(
+            answer["version"],
+            answer["epoch"],
+            answer["pid"],
+            answer["boot_id"],
+            answer["gateway_pid"],
+            answer["instances"],
+            answer.get("code"),
+            answer.get("gateway_uid"),
+            answer.get("service_uid"),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Attached:
@@ -86,6 +102,26 @@ class _Feed:
     is_held: bool = False
 
 
+class _Words:
+    """Keeps the promise to speak every so many seconds, twice over; None: nothing is promised."""
+
+    def __init__(self, every_seconds: float | None) -> None:
+        self.promise = {} if every_seconds is None else {"speaks_every": every_seconds}
+        self._next: asyncio.TimerHandle | None = None
+
+    def begin(self, every_seconds: float | None, say: Callable[[], None]) -> None:
+        """Say a word now and again; None: nobody counts them."""
+        if every_seconds is not None:
+            say()
+            loop = asyncio.get_running_loop()
+            self._next = loop.call_later(every_seconds / 2, self.begin, every_seconds, say)
+
+    def end(self) -> None:
+        """Be silent."""
+        if self._next is not None:
+            self._next.cancel()
+
+
 class KeeperClient(asyncio.Protocol):
     """One connection, attached by ``connect``.
 
@@ -98,6 +134,7 @@ class KeeperClient(asyncio.Protocol):
         self,
         on_lost: Callable[[int | None], None],
         on_event: Callable[[Mapping[str, Any]], None] | None = None,
+        speaks_every: float | None = None,
     ) -> None:
         self.hello: Hello | None = None
         self._on_lost = on_lost
@@ -111,44 +148,48 @@ class KeeperClient(asyncio.Protocol):
         self._lines: dict[tuple[int, int], asyncio.Future[None]] = {}
         self._fenced_by: int | None = None
         self._is_closed = False
+        self._words = _Words(speaks_every)
         self._gone = asyncio.get_running_loop().create_future()
 
     @classmethod
     async def connect(
         cls,
-        path: Path,
+        path: Path | socket.socket,
         epoch: int,
         on_lost: Callable[[int | None], None],
         *,
         on_event: Callable[[Mapping[str, Any]], None] | None = None,
         versions: tuple[int, int] = (wire.VERSION_MIN, wire.VERSION_MAX),
+        speaks_every: float | None = None,
     ) -> KeeperClient:
-        """Connect and say hello. Raises ``OSError`` and ``KeeperError``; nothing is open then."""
+        """Connect and say hello; ``path`` may be a connected socket. Raises ``OSError`` and ``KeeperError``.
+
+        Nothing is open then. With ``speaks_every`` the keeper is promised a word every so many seconds.
+        """
         loop = asyncio.get_running_loop()
-        _, client = await loop.create_unix_connection(lambda: cls(on_lost, on_event), str(path))
+        make = partial(cls, on_lost, on_event, speaks_every)
+        where = {"sock": path} if isinstance(path, socket.socket) else {"path": str(path)}
+        _, client = await loop.create_unix_connection(make, **where)
         try:
-            answer = await client.request("hello", min=versions[0], max=versions[1], epoch=epoch)
+            await client.say_hello(versions, epoch)
         except BaseException:
             client.close()
             raise
-        client.hello = Hello(
-            answer["version"],
-            answer["epoch"],
-            answer["pid"],
-            answer["boot_id"],
-            answer["gateway_pid"],
-            answer["instances"],
-            answer.get("code"),
-            answer.get("gateway_uid"),
-            answer.get("service_uid"),
-        )
         return client
+
+    async def say_hello(self, versions: tuple[int, int], epoch: int) -> int:
+        """Begin, or take a higher epoch; the epoch in force. Raises ``KeeperError``."""
+        low, high = versions
+        answer = await self.request("hello", min=low, max=high, epoch=epoch, **self._words.promise)
+        if self.hello is None:
+            self.hello = Hello.of(answer)
+            self._words.begin(answer.get("speaks_every"), lambda: self.tell("alive"))
+        return int(answer["epoch"])
 
     async def raise_epoch(self, epoch: int) -> int:
         """Take a higher epoch on this connection; the epoch in force."""
-        version = wire.VERSION_MAX if self.hello is None else self.hello.version
-        answer = await self.request("hello", min=version, max=version, epoch=epoch)
-        return int(answer["epoch"])
+        assert self.hello is not None
+        return await self.say_hello((self.hello.version, self.hello.version), epoch)
 
     async def upgrade(self, **settings: float) -> None:
         """Have the keeper go over to the installed code; ``settings`` as in ``keeper.upgrade``."""
@@ -163,8 +204,7 @@ class KeeperClient(asyncio.Protocol):
 
     async def request(self, op: str, **fields: Any) -> dict[str, Any]:
         """Send a request and wait for its answer."""
-        answer: dict[str, Any] = await self._ask(next(self._ids), op, fields)
-        return answer
+        return cast(dict[str, Any], await self._ask(next(self._ids), op, fields))
 
     async def start(self, request: Mapping[str, Any], sink: Sink) -> Attached:
         """Start an instance; its output goes to ``sink`` from offset 0, even before this returns."""
@@ -189,8 +229,7 @@ class KeeperClient(asyncio.Protocol):
     async def read(self, instance_id: str, offset: int, limit: int) -> tuple[int, bytes]:
         """Spooled output: (offset of the first byte, bytes)."""
         fields = {"instance": instance_id, "offset": offset, "limit": limit}
-        answer: tuple[int, bytes] = await self._ask(next(self._ids), "read", fields)
-        return answer
+        return cast(tuple[int, bytes], await self._ask(next(self._ids), "read", fields))
 
     def tell(self, op: str, **fields: Any) -> None:
         """Send a request that needs no answer; without effect when the connection is lost."""
@@ -240,14 +279,14 @@ class KeeperClient(asyncio.Protocol):
     def connection_lost(self, _error: Exception | None) -> None:
         """The keeper is gone, or ``close`` was called."""
         self._transport = None
+        self._words.end()
         waiting = [*self._requests.values(), *self._lines.values()]
         self._requests.clear()
         self._lines.clear()
         for future in waiting:
             if not future.done():
                 future.set_exception(ConnectionLost())
-        feeds = [*self._feeds.values()]
-        self._feeds.clear()
+        feeds, self._feeds = [*self._feeds.values()], {}
         self._starting.clear()
         self._gone.set_result(None)
         if not self._is_closed:

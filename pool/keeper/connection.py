@@ -35,6 +35,9 @@ class Connection:
     ) -> None:
         self.epoch: int | None = None
         self.version = wire.VERSION_MIN
+        self.promise_seconds: float | None = None
+        """The server said that it speaks so often at least."""
+        self.heard_at = loop.now()
         self.streams: dict[int, Stream] = {}
         self._loop = loop
         self._socket = sock
@@ -63,6 +66,8 @@ class Connection:
             "fd": packer.descriptor(self._socket.fileno()),
             "epoch": self.epoch,
             "version": self.version,
+            "promise_seconds": self.promise_seconds,
+            "heard_at": self.heard_at,
             "next_handle": self._next_handle,
             "closing": self._is_closing,
             "received": packer.data(self._decoder.rest),
@@ -73,6 +78,8 @@ class Connection:
     def restore(self, state: State, unpacker: Unpacker) -> None:
         """The way back but for the streams; the socket was given to the constructor."""
         self.epoch, self.version = state["epoch"], state["version"]
+        self.promise_seconds = state.get("promise_seconds")
+        self.heard_at = state.get("heard_at", self.heard_at)
         self._next_handle = state["next_handle"]
         self._decoder.feed(unpacker.data(state["received"]))
         queue = unpacker.data(state["queue"])
@@ -149,6 +156,7 @@ class Connection:
         if not data:
             self.close()
             return
+        self.heard_at = self._loop.now()
         try:
             for kind, payload in self._decoder.feed(data):
                 if self.is_open and not self._is_closing:

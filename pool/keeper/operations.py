@@ -35,6 +35,7 @@ class Operations:
         self._on_shutdown = on_shutdown
         self._on_upgrade = on_upgrade
         self._operations: dict[str, Callable[[Connection, Call, dict[str, Any]], None]] = {
+            "alive": self._alive,
             "start": self._start,
             "attach": self._attach,
             "credit": self._credit,
@@ -77,6 +78,9 @@ class Operations:
             entry.live.intake.put(checked, done)
         else:
             done("full")
+
+    def _alive(self, _connection: Connection, call: Call, _request: dict[str, Any]) -> None:
+        call.answer()
 
     def _start(self, connection: Connection, call: Call, request: dict[str, Any]) -> None:
         self._host.start(request, Starting(connection, call, _window_of(request)))

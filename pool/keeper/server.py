@@ -37,6 +37,8 @@ SOCKET_NAME = "keeper.sock"
 _BACKLOG = 16
 # what the highest one is would be no number for a database
 _EPOCHS = 2**63
+# a server that speaks more rarely could as well promise nothing
+_MOST_SECONDS = 3600
 _UCRED = struct.Struct("3i")
 
 
@@ -124,6 +126,7 @@ class KeeperServer:
             restored[one["fd"]] = connection
         if state["attached"] is not None:
             self._attached = restored[state["attached"]]
+            self._renew_lease(self._attached)
         return RestoredAskers(restored)
 
     def restore_streams(self, state: State) -> None:
@@ -234,6 +237,7 @@ class KeeperServer:
             raise HostError(
                 "stale_epoch", f"epoch {self._epochs.highest} has attached", epoch=self._epochs.highest
             )
+        connection.promise_seconds = _promise(request)
         connection.version = version
         self._take_over(connection, epoch)
         since_2 = {"code": self._code} if version > 1 else {}
@@ -245,6 +249,7 @@ class KeeperServer:
             gateway_pid=self._host.gateway.pid,
             gateway_uid=self._host.gateway.uid,
             service_uid=self._service_uid,
+            speaks_every=connection.promise_seconds,
             instances=[describe(entry) for entry in self._host.entries.values()],
             **since_2,
         )
@@ -258,5 +263,18 @@ class KeeperServer:
             self._host.detach_streams()
             self._host.drop_waiting_input()
         connection.epoch = epoch
-        self._lease.attached()
+        self._renew_lease(connection)
         self._log.write("server_attached", epoch=epoch)
+
+    def _renew_lease(self, connection: Connection) -> None:
+        self._lease.attached(connection.promise_seconds, lambda: connection.heard_at)
+
+
+def _promise(request: dict[str, Any]) -> float | None:
+    """How often the server says something, in seconds; None where it promises nothing."""
+    promise = request.get("speaks_every")
+    if promise is None:
+        return None
+    if isinstance(promise, bool) or not isinstance(promise, int | float) or not 0 < promise <= _MOST_SECONDS:
+        raise HostError("bad_request", f"speaks_every is above 0 and at most {_MOST_SECONDS}")
+    return float(promise)

@@ -19,6 +19,10 @@ Version 2 added the requests ``upgrade`` and ``replace_gateway`` and the key
 would be passed over in silence, so a server must not ask such a keeper for any.
 A keeper with ``gateway_uid`` in its hello takes that key in ``replace_gateway`` too; one of later code
 also ``gateway_shown``, which others pass over.
+
+A server whose connection may be held by somebody in between (SSH) promises in its hello
+to say something every ``speaks_every`` seconds. A keeper with that key in its answer holds
+it to it: the lease counts from its last word. ``alive`` is the word of who has nothing to say.
 """
 
 from __future__ import annotations

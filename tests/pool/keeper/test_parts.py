@@ -136,11 +136,34 @@ def test_a_lease_ends_only_without_a_server(loop: Loop) -> None:
         loop.stop()
 
     lease = Lease(loop, 0.02, expired)
-    lease.attached()
+    lease.attached(None, lambda: 0.0)
     loop.call_later(0.1, lambda: heard.append("still there"))
     loop.call_later(0.12, lease.detached)
     loop.run()
     assert heard == ["still there", "expired"]
+
+
+def test_a_lease_counts_from_the_last_word_of_a_server_that_promised_to_speak(loop: Loop) -> None:
+    heard: list[str] = []
+    spoken = [loop.now()]
+
+    def expired() -> None:
+        heard.append("expired")
+        loop.stop()
+
+    def speak() -> None:
+        heard.append("a word")
+        spoken[0] = loop.now()
+
+    lease = Lease(loop, 0.02, expired)
+    lease.attached(0.1, lambda: spoken[0])
+    assert lease.to_state() == {"until": None}
+    for seconds in (0.05, 0.1, 0.15):
+        loop.call_later(seconds, speak)
+    last = loop.now() + 0.15
+    loop.run()
+    assert heard == ["a word", "a word", "a word", "expired"]
+    assert loop.now() >= last + 0.12
 
 
 @pytest.mark.parametrize(
