@@ -43,6 +43,9 @@ if TYPE_CHECKING:
     from pool.model import TurnState as TurnState
     from pool.names import check_name as check_name
     from pool.policy.rules.decision import compile_rules as compile_rules
+    from pool.policy.tenure import LeaseRules as LeaseRules
+    from pool.policy.tenure import Renewal as Renewal
+    from pool.policy.tenure import Tenure as Tenure
     from pool.pool import ClaudeInstancePool as ClaudeInstancePool
     from pool.runtime.counters import Count as Count
     from pool.runtime.counters import Histogram as Histogram
@@ -74,6 +77,9 @@ if TYPE_CHECKING:
     from pool.store.audit import snapshot as audit_snapshot
     from pool.store.audit import verify as verify_audit
     from pool.store.base import SpoiltRow as SpoiltRow
+    from pool.store.fence import Fence as Fence
+    from pool.store.lease import LeaseRow as LeaseRow
+    from pool.store.lease import PoolLease as PoolLease
     from pool.store.spoilt import find_spoilt_rows as find_spoilt_rows
     from pool.store.usage import Usage as Usage
     from pool.store.usage import UsageFigures as UsageFigures
@@ -117,6 +123,12 @@ _HOMES = {
     "Metric": "pool.runtime.counters",
     "Notifier": "pool.keeper.notify",
     "PermissionInfo": "pool.model",
+    "Fence": "pool.store.fence",
+    "LeaseRow": "pool.store.lease",
+    "LeaseRules": "pool.policy.tenure",
+    "PoolLease": "pool.store.lease",
+    "Renewal": "pool.policy.tenure",
+    "Tenure": "pool.policy.tenure",
     "PoolConfig": "pool.config",
     "PooledInstance": "pool.runtime.pooled",
     "ProcessReport": "pool.launch.process_table",
@@ -163,19 +175,24 @@ __all__ = [
     "Caller",
     "ClaudeInstancePool",
     "Count",
+    "Fence",
     "Histogram",
     "Host",
     "InstanceInfo",
     "InstanceState",
+    "LeaseRow",
+    "LeaseRules",
     "Level",
     "Metric",
     "Notifier",
     "PermissionInfo",
     "PoolConfig",
+    "PoolLease",
     "PooledInstance",
     "ProcessReport",
     "Quota",
     "QuotaBook",
+    "Renewal",
     "SessionInfo",
     "SessionState",
     "SpoiltRow",
@@ -184,6 +201,7 @@ __all__ = [
     "Steward",
     "StewardClient",
     "Subscription",
+    "Tenure",
     "TurnInfo",
     "TurnState",
     "Usage",

@@ -23,6 +23,7 @@ from pool.steward.hosting import Host, open_host
 from pool.store.accounts import Accounts
 from pool.store.audit import AuditLog
 from pool.store.database import Database
+from pool.store.fence import Fence
 from pool.store.personal import PersonalData
 from pool.store.sql import SqlStore
 from pool.store.usage import Usage
@@ -40,9 +41,11 @@ class Parts:
     personal: PersonalData
 
 
-def open_accounts(data_dir: Path, storage_url: str | None) -> tuple[SqlStore, Accounts]:
+def open_accounts(
+    data_dir: Path, storage_url: str | None, fence: Fence | None = None
+) -> tuple[SqlStore, Accounts]:
     """The store and the accounts on it, for commands that run beside no server. Not opened yet."""
-    store = SqlStore(storage_url, data_dir)
+    store = SqlStore(storage_url, data_dir, fence=fence)
     return store, Accounts(store.database)
 
 
@@ -81,6 +84,7 @@ class Given(TypedDict, total=False):
     launcher: Launcher | None
     host: Host | None
     clock: Clock | None
+    fence: Fence | None
 
 
 def compose(config: PoolConfig, **given: Unpack[Given]) -> Parts:
@@ -89,7 +93,7 @@ def compose(config: PoolConfig, **given: Unpack[Given]) -> Parts:
     Raises ``IsolationUnavailable``.
     """
     config.data_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
-    store, accounts = open_accounts(config.data_dir, config.storage_url)
+    store, accounts = open_accounts(config.data_dir, config.storage_url, given.get("fence"))
     host, launcher = given.get("host"), given.get("launcher")
     if launcher is None:
         host = host or open_host(config)

@@ -26,7 +26,8 @@ The tree::
     │   └── UidsExhausted          uids_exhausted: every uid of the range was given out
     ├── KeeperUnavailable          keeper_unavailable
     ├── StoreUnavailable           store_unavailable: the database is locked, full, gone or too new
-    │   └── StoreTimeout           store_unavailable: it did not answer in time
+    │   ├── StoreTimeout           store_unavailable: it did not answer in time
+    │   └── NotOwner               store_unavailable: another replica owns the pool
     └── InvalidTransition          internal: a state machine met an event without a row
 
 Branch on the type or on ``code``, never on the text. HTTP statuses live in
@@ -206,6 +207,10 @@ class StoreTimeout(StoreUnavailable):
     ``details`` has the ``message_id`` of a message: the same one again finds
     what was stored, or is taken as the first one.
     """
+
+
+class NotOwner(StoreUnavailable):
+    """Another replica owns the pool, or may: nothing was written, and this server stands by again."""
 
 
 class InvalidTransition(PoolError):

@@ -97,16 +97,21 @@ class AuditLog:
             _log.info("audit log", extra={"end": str(Place(newest[0].seq, newest[0].hash))})
 
 
-async def verify(data_dir: Path, url: str | None, expected: Sequence[tuple[str, Place]] = ()) -> Verdict:
+async def verify(
+    data_dir: Path, url: str | None, expected: Sequence[tuple[str, Place]] = (), *, is_alone: bool = True
+) -> Verdict:
     """Read the whole log and say whether it is whole; with a server running or not.
 
+    Of several replicas each has noted only how far itself came: more than that may be another's.
     ``expected`` are places that somebody wrote down elsewhere. Writes
     nothing, migrates nothing. Raises ``StoreUnavailable``.
     """
-    return await asyncio.to_thread(_verify, data_dir, url, expected)
+    return await asyncio.to_thread(_verify, data_dir, url, expected, is_alone)
 
 
-def _verify(data_dir: Path, url: str | None, expected: Sequence[tuple[str, Place]]) -> Verdict:
+def _verify(
+    data_dir: Path, url: str | None, expected: Sequence[tuple[str, Place]], is_alone: bool
+) -> Verdict:
     problems: list[str] = []
     file = HeadFile(data_dir)
     try:
@@ -116,7 +121,7 @@ def _verify(data_dir: Path, url: str | None, expected: Sequence[tuple[str, Place
             rows = next(pages, [])
             second = file.read()
             anchors = [*expected, *([("the head file", first.certain)] if first is not None else [])]
-            verifier = Verifier(anchors, second.latest if second is not None else None)
+            verifier = Verifier(anchors, second.latest if second is not None and is_alone else None)
             while rows:
                 verifier.take(rows)
                 rows = next(pages, [])

@@ -20,6 +20,7 @@ from pool.store.audit_head import Head, HeadFile
 _log = logging.getLogger(__name__)
 
 _LAST = "SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1"
+_HASH = "SELECT hash FROM audit WHERE seq = ?"
 _APPEND = (
     "INSERT INTO audit (seq, at, action, actor, user_id, facts, previous, hash) "
     "VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
@@ -27,10 +28,15 @@ _APPEND = (
 
 
 class AuditChain:
-    """The end of the log. ``trouble`` says why the head file cannot be kept, if so."""
+    """The end of the log. ``trouble`` says why the head file cannot be kept, if so.
 
-    def __init__(self, data_dir: Path) -> None:
+    Who is not alone has other replicas that write the log between two of its
+    own turns: it goes on behind what it finds, if what it noted last is in it.
+    """
+
+    def __init__(self, data_dir: Path, *, is_alone: bool = True) -> None:
         self._file = HeadFile(data_dir)
+        self._is_alone = is_alone
         self._end: Place | None = None
         self._appended: list[Place] = []
         self._note: AuditEntry | None = None
@@ -49,7 +55,7 @@ class AuditChain:
         stored = _last(connection)
         notes: list[AuditEntry] = []
         if self._end is None:
-            self._end, self._note = self._compare(stored)
+            self._end, self._note = self._compare(connection, stored)
         if self._note is not None and not self._appended:
             notes.append(self._note)
         end = max(stored, self._end, key=lambda place: place.seq)
@@ -64,7 +70,7 @@ class AuditChain:
         self._appended.append(Place(records[-1].seq, records[-1].hash))
         self._is_open = True
 
-    def _compare(self, stored: Place) -> tuple[Place, AuditEntry | None]:
+    def _compare(self, connection: sa.Connection, stored: Place) -> tuple[Place, AuditEntry | None]:
         """Where the log goes on, and what is to be noted.
 
         After a head that the log does not reach, numbers go on behind the
@@ -76,11 +82,18 @@ class AuditChain:
             return stored, _note("audit.head_unreadable", end=str(stored))
         if head is None:
             return stored, _note("audit.head_missing", end=str(stored)) if stored != BEGINNING else None
-        if stored in (head.certain, head.pending):
+        if stored in (head.certain, head.pending) or self._others_went_on(connection, head.certain, stored):
             return stored, None
         if stored.seq > head.latest:
             return stored, _note("audit.head_behind", head=str(head.certain), end=str(stored))
         return head.certain, _note("audit.end_missing", head=str(head.certain), end=str(stored))
+
+    def _others_went_on(self, connection: sa.Connection, noted: Place, stored: Place) -> bool:
+        """Is the log longer than what was noted here, and what was noted still in it?"""
+        if self._is_alone or stored.seq <= noted.seq:
+            return False
+        found = connection.exec_driver_sql(_sql(connection, _HASH), (noted.seq,)).scalar()
+        return found is not None and bytes(found) == noted.hash
 
     # --- what the writer tells -----------------------------------------------------------
 

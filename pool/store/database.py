@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from pool.errors import StoreUnavailable
 from pool.store.audit_chain import AuditChain
 from pool.store.engines import create_private_file, locate, writing_engine
+from pool.store.fence import Fence
 from pool.store.migrate import HEAD, migrate
 from pool.store.readers import Readers
 from pool.store.tables import alembic_version
@@ -23,7 +24,8 @@ class Database:
 
     A commit that meets a lock or a lost server is tried again for
     ``patience_seconds``, each time waiting ``busy_timeout_seconds`` for a lock.
-    ``audit`` is for work that the writer does.
+    ``audit`` is for work that the writer does. With a ``fence`` nothing is
+    committed any more once its epoch is not in force.
     """
 
     def __init__(
@@ -33,11 +35,13 @@ class Database:
         *,
         busy_timeout_seconds: float = 5,
         patience_seconds: float = 15,
+        fence: Fence | None = None,
     ) -> None:
         self._location = locate(url, data_dir)
         self._busy_timeout_seconds = busy_timeout_seconds
         self._patience_seconds = patience_seconds
-        self.audit = AuditChain(data_dir)
+        self._fence = fence
+        self.audit = AuditChain(data_dir, is_alone=fence is None)
         self._writer: Writer | None = None
         self._readers: Readers | None = None
 
@@ -47,12 +51,14 @@ class Database:
         try:
             if file is not None:
                 await asyncio.to_thread(create_private_file, file)
-            engine = writing_engine(self._location, self._busy_timeout_seconds)
+            settings = () if self._fence is None else (self._fence.idle_setting,)
+            engine = writing_engine(self._location, self._busy_timeout_seconds, *settings)
         except (OSError, ImportError) as error:
             raise StoreUnavailable(f"the database cannot be opened: {error}") from error
         writer = Writer(
             engine,
             lambda opened: migrate(opened, file),
+            fence=self._fence.check if self._fence is not None else None,
             attendant=self.audit,
             patience_seconds=self._patience_seconds,
         )

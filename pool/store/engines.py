@@ -86,15 +86,26 @@ def create_private_file(file: Path) -> None:
         os.close(descriptor)
 
 
-def writing_engine(location: Location, busy_timeout_seconds: float) -> sa.Engine:
-    """The engine of the one writer; on SQLite each transaction takes the write lock at its begin."""
+def server_options(url: URL, *settings: str) -> dict[str, str]:
+    """Arguments of a connection to PostgreSQL: ``settings`` (``name=value``) beside those of the URL."""
+    given = url.query.get("options", ())
+    words = [given] if isinstance(given, str) else list(given)
+    return {"options": " ".join([*words, *(f"-c {setting}" for setting in settings)])}
+
+
+def writing_engine(location: Location, busy_timeout_seconds: float, *settings: str) -> sa.Engine:
+    """The engine of the one writer; on SQLite each transaction takes the write lock at its begin.
+
+    ``settings`` are PostgreSQL's, for these connections.
+    """
     if location.file is None:
         return sa.create_engine(
             location.url,
             pool_size=1,
             max_overflow=0,
             hide_parameters=True,
-            connect_args=_patience(location.url),
+            connect_args=_patience(location.url)
+            | (server_options(location.url, *settings) if settings else {}),
         )
     engine = sa.create_engine(
         location.url,

@@ -21,6 +21,7 @@ from pool.store.base import (
     TurnRecord,
 )
 from pool.store.database import Database
+from pool.store.fence import Fence
 from pool.store.operations import perform
 from pool.store.purge import prune
 from pool.store.reading import instances_in, open_work, sessions_in, turns_in
@@ -45,10 +46,15 @@ class SqlStore(Store):
         busy_timeout_seconds: float = 5,
         patience_seconds: float = 15,
         clock: Clock | None = None,
+        fence: Fence | None = None,
     ) -> None:
         self._clock = clock or SystemClock()
         self.database = Database(
-            url, data_dir, busy_timeout_seconds=busy_timeout_seconds, patience_seconds=patience_seconds
+            url,
+            data_dir,
+            busy_timeout_seconds=busy_timeout_seconds,
+            patience_seconds=patience_seconds,
+            fence=fence,
         )
 
     async def open(self) -> None:

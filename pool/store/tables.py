@@ -13,7 +13,7 @@ import sqlalchemy as sa
 metadata = sa.MetaData()
 
 # The version of the migrations that arrives at these tables.
-REVISION = "0006"
+REVISION = "0007"
 # Alembic's own, and so none of ours.
 alembic_version = sa.Table(
     "alembic_version",
@@ -275,3 +275,26 @@ audit = sa.Table(
 )
 sa.Index("audit_user", audit.c.user_id, audit.c.seq)
 sa.Index("audit_actor", audit.c.actor, audit.c.seq)
+
+# Who owns the pool, of several replicas on one PostgreSQL: one row. All times are the database's own.
+pool_lease = sa.Table(
+    "pool_lease",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("holder", sa.Text, nullable=False),
+    sa.Column("url", sa.Text, nullable=False),
+    sa.Column("epoch", sa.BigInteger, nullable=False),
+    sa.Column("seconds", sa.Double, nullable=False),
+    sa.Column("expires_at", sa.Double, nullable=False),
+)
+# A change of the epoch is one of a key: it waits for whoever has the row FOR KEY SHARE, a renewal does not.
+sa.Index("pool_lease_epoch", pool_lease.c.name, pool_lease.c.epoch, unique=True)
+
+# The replicas that stand by, and when each was last heard of.
+replicas = sa.Table(
+    "replicas",
+    metadata,
+    sa.Column("holder", sa.Text, primary_key=True),
+    sa.Column("url", sa.Text, nullable=False),
+    sa.Column("seen_at", sa.Double, nullable=False),
+)

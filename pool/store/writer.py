@@ -69,6 +69,7 @@ class Writer:
     ``prepare`` runs first, in the thread (migrations). ``capacity`` bounds
     the pieces of work that wait; a transaction that met a lock or a lost
     connection is tried again until ``patience_seconds`` have passed.
+    ``fence`` is the last to look at a transaction, and may raise what ends it;
     ``attendant`` is told of each.
     """
 
@@ -77,12 +78,14 @@ class Writer:
         engine: sa.Engine,
         prepare: Callable[[sa.Engine], None],
         *,
+        fence: Callable[[sa.Connection], None] | None = None,
         attendant: Attendant | None = None,
         capacity: int = 10_000,
         patience_seconds: float = 15,
     ) -> None:
         self._engine = engine
         self._prepare = prepare
+        self._fence = fence
         self._attendant = attendant
         self._capacity = capacity
         self._patience_seconds = patience_seconds
@@ -213,6 +216,8 @@ class Writer:
                 if len(outcomes) == 1 and outcomes[0].error is not None:
                     transaction.rollback()
                     return outcomes
+                if self._fence is not None:
+                    self._fence(connection)
                 if self._attendant is not None:
                     self._attendant.before_commit(connection)
                 _commit(transaction)
