@@ -10,10 +10,10 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
@@ -26,6 +26,8 @@ from server.settings import ConfigError, load_config
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from server.doctor import Finding
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _RELOAD_SECONDS = 90.0
@@ -327,13 +329,45 @@ def doctor(site: Site) -> None:
     from server.pool_settings import to_pool_config
 
     config: ServerConfig = site.config
+    _tell(examine(config, to_pool_config(config, site.data_dir, os.environ)))
+
+
+def _tell(findings: Iterable[Finding]) -> NoReturn:
     good = True
-    for finding in examine(config, to_pool_config(config, site.data_dir, os.environ)):
+    for finding in findings:
         mark = "ok  " if finding.ok else "FAIL" if finding.is_fatal else "warn"
         remedy = f" -> {finding.remedy}" if not finding.ok and finding.remedy else ""
         click.echo(f"{mark} {finding.name}: {finding.detail}{remedy}")
         good = good and (finding.ok or not finding.is_fatal)
     sys.exit(0 if good else 1)
+
+
+@main.command()
+@click.argument("part", required=False, type=click.Choice(["files", "keeper", "check"]))
+@click.option("--config", type=click.Path(path_type=Path), help="Configuration [<data>/config.yaml]")
+@click.option("--data", type=click.Path(path_type=Path), default=Path("data"), show_default=True)
+def host(part: str | None, config: Path | None, data: Path) -> None:
+    """Be a machine that a server elsewhere runs instances on, over SSH; check says whether it can be."""
+    from server.model_keys import settled_config
+
+    with _exit_codes():
+        settled = settled_config(os.environ)
+        if settled is not None:
+            from server.host_program import serve_host
+
+            serve_host(Site(settled, data.absolute()))
+        from server import host_command
+
+        part = host_command.part_asked_for(part, os.environ)
+        if part == "keeper":
+            host_command.pump(data.absolute())
+        site = _site(config, data)
+        if part == "files":
+            host_command.settle(site)
+        from server.doctor import examine_host
+        from server.pool_settings import to_pool_config
+
+        _tell(examine_host(site.config, to_pool_config(site.config, site.data_dir, os.environ)))
 
 
 _PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}

@@ -7,29 +7,39 @@ import os
 from pathlib import Path
 
 LOCK_NAME = "server.lock"
+_HOST = "host"
 
 
 class HeldElsewhere(Exception):
-    """Another process has the data directory; ``pid`` is its, when it is known."""
+    """Another process has the data directory; ``pid`` is its, when it is known.
 
-    def __init__(self, data_dir: Path, pid: int | None) -> None:
+    ``is_host``: it is the host program of a server elsewhere.
+    """
+
+    def __init__(self, data_dir: Path, pid: int | None, *, is_host: bool = False) -> None:
         holder = f"process {pid}" if pid is not None else "another process"
-        super().__init__(f"the data directory {data_dir} is in use by {holder}")
+        what = f"{holder}, the host program of a server elsewhere" if is_host else holder
+        super().__init__(f"the data directory {data_dir} is in use by {what}")
         self.pid = pid
+        self.is_host = is_host
 
 
 class DataLock:
     """Held from construction to ``release``; the kernel lets go of it when the process dies."""
 
-    def __init__(self, data_dir: Path, *, inherited: int | None = None) -> None:
-        """Raises ``HeldElsewhere``. ``inherited`` is a descriptor that holds the lock already."""
+    def __init__(self, data_dir: Path, *, inherited: int | None = None, is_host: bool = False) -> None:
+        """Raises ``HeldElsewhere``. ``inherited`` is a descriptor that holds the lock already.
+
+        ``is_host``: for the host program of a server elsewhere.
+        """
         if inherited is not None:
             os.set_inheritable(inherited, False)
             self.descriptor = inherited
         else:
             self.descriptor = _acquire(data_dir)
         os.ftruncate(self.descriptor, 0)
-        os.pwrite(self.descriptor, f"{os.getpid()}\n".encode(), 0)
+        mark = f" {_HOST}" if is_host else ""
+        os.pwrite(self.descriptor, f"{os.getpid()}{mark}\n".encode(), 0)
 
     def release(self) -> None:
         """Let the next one in."""
@@ -42,7 +52,7 @@ def _acquire(data_dir: Path) -> int:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        text = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
+        pid, _, mark = os.pread(descriptor, 32, 0).decode(errors="replace").strip().partition(" ")
         os.close(descriptor)
-        raise HeldElsewhere(data_dir, int(text) if text.isdigit() else None) from None
+        raise HeldElsewhere(data_dir, int(pid) if pid.isdigit() else None, is_host=mark == _HOST) from None
     return descriptor

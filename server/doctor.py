@@ -71,6 +71,23 @@ def examine(config: ServerConfig, pool_config: PoolConfig) -> Iterator[Finding]:
     yield _sizes(pool_config.data_dir)
 
 
+def examine_host(config: ServerConfig, pool_config: PoolConfig) -> Iterator[Finding]:
+    """As ``examine``, of a machine that is to run instances for a server elsewhere."""
+    yield _platform()
+    yield _cli(pool_config)
+    yield from _isolation(pool_config)
+    yield _user_namespaces()
+    yield _cgroup(pool_config.data_dir)
+    yield _files()
+    yield _processes()
+    yield _inotify()
+    yield _orphans(pool_config.data_dir)
+    yield _disk(pool_config.data_dir)
+    yield _not_served(pool_config.data_dir)
+    yield _model(config)
+    yield _sizes(pool_config.data_dir)
+
+
 def find_cli(configured: Path | None) -> Path | None:
     """The ``claude`` that would run: the configured one, the wheel's, or that on PATH."""
     if configured is not None:
@@ -113,7 +130,9 @@ def _cli(config: PoolConfig) -> Finding:
     return Finding("cli", True, f"{cli}, {answer.stdout.strip()}")
 
 
-def _isolation(config: PoolConfig, server: ServerConfig) -> Iterator[Finding]:
+def _isolation(config: PoolConfig, server: ServerConfig | None = None) -> Iterator[Finding]:
+    """``server`` None: there is to be none here."""
+
     async def look(
         host: Host,
     ) -> tuple[str, str, list[str], tuple[int, int] | None, tuple[int | None, str | None]]:
@@ -133,7 +152,8 @@ def _isolation(config: PoolConfig, server: ServerConfig) -> Iterator[Finding]:
     yield Finding("sandbox", good, detail, "; ".join(remedies), is_fatal=False)
     yield _uid_mapping(uids)
     yield _gateway(*gateway)
-    yield _server(*whom_to_be(server, config, host))
+    if server is not None:
+        yield _server(*whom_to_be(server, config, host))
 
 
 def _uid_mapping(uids: tuple[int, int] | None) -> Finding:
@@ -163,6 +183,25 @@ def _server(uid: int | None, obstacle: str | None) -> Finding:
         return Finding("server", False, "the server runs as root", obstacle, is_fatal=False)
     who = "root" if os.geteuid() == 0 else f"uid {os.geteuid()}"
     return Finding("server", True, f"the server runs as {who}, as it was started", is_fatal=False)
+
+
+def _not_served(data_dir: Path) -> Finding:
+    """Only looked at: whoever has it goes on."""
+    try:
+        hello = call(data_dir, "hello", {}, timeout_seconds=10)
+    except (NoServer, ControlError):
+        return Finding("data directory", True, f"no server of this machine's own has {data_dir}")
+    text = f"a server of this machine's own has {data_dir} (process {hello['pid']})"
+    return Finding("data directory", False, text, "stop that server, or choose another --data")
+
+
+def _model(config: ServerConfig) -> Finding:
+    """Which model answers is decided here: no credential comes from the server."""
+    names = [name for name, one in config.providers.items() if one.default] or list(config.providers)
+    if not names or config.providers[names[0]].kind == "demo":
+        told = "the built-in demo model answers: no model provider is configured here"
+        return Finding("model", False, told, "see providers in docs/configuration.md", is_fatal=False)
+    return Finding("model", True, f"provider {names[0]} ({config.providers[names[0]].kind})")
 
 
 def accounts_in(first: int, last: int, accounts: Iterable[pwd.struct_passwd], subuid: Path) -> str:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from pydantic import BaseModel, SecretStr
 from server.config import Provider, ServerConfig
 from server.gateway.budgets import write_budgets
 from server.gateway.settings import GatewayConfigError, read_gateway_config, write_gateway_config
-from server.pool_settings import quota_book
+from server.pool_settings import limits_of
 from server.settings import ConfigError
 
 PLACEHOLDER = "moved-to-the-gateway"
@@ -40,17 +39,20 @@ _KEY_NAMES = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN")
 _LONG_ENOUGH = 8
 
 
-def move_keys(config: ServerConfig, data_dir: Path, environ: Mapping[str, str]) -> dict[str, str] | None:
+def move_keys(
+    config: ServerConfig, data_dir: Path, environ: Mapping[str, str], *, limits_too: bool = True
+) -> dict[str, str] | None:
     """Write the gateway's configuration; the environment to execute anew with, or None to go on.
 
-    A placeholder stands for what the gateway's file has. Raises
-    ``ConfigError`` when the providers cannot be used.
+    A placeholder stands for what the gateway's file has. ``limits_too``: the users' limits of
+    model use are this configuration's too. Raises ``ConfigError`` when the providers cannot be used.
     """
     providers = {name: _plain(one) for name, one in config.providers.items()}
     try:
         _put_back(providers, data_dir)
         write_gateway_config(data_dir, providers)
-        _write_budgets(config, data_dir)
+        if limits_too:
+            write_budgets(data_dir, **limits_of(config.quotas))
     except GatewayConfigError as error:
         raise ConfigError(f"bad configuration:\n  providers: {error}") from error
     secrets = {one[key] for one in providers.values() for key in _CREDENTIALS if one.get(key)}
@@ -120,14 +122,6 @@ def _revealed(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_revealed(item) for item in value]
     return str(value) if isinstance(value, Path) else value
-
-
-def _write_budgets(config: ServerConfig, data_dir: Path) -> None:
-    """The gateway holds users to their limits of model use by itself, also while no server runs."""
-    book = quota_book(config.quotas)
-    users = {user: asdict(book.for_user(user)) for user in book.users}
-    teams = {name: team.model_dump() for name, team in config.quotas.teams.items()}
-    write_budgets(data_dir, asdict(book.default), users, teams)
 
 
 def _plain(provider: Provider) -> dict[str, Any]:

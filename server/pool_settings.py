@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from pool import PoolConfig, Quota, QuotaBook, SshHost, compile_rules
 from server.config import QuotaKeys, Quotas, ServerConfig, ToolRules
@@ -97,6 +99,17 @@ def quota_book(quotas: Quotas) -> QuotaBook:
             for user, entry in quotas.users.items()
         },
     )
+
+
+def limits_of(quotas: Quotas) -> dict[str, dict[str, Any]]:
+    """What a gateway is told, to hold users to their limits of model use by itself, also while no server
+    runs; it is plain data: ``default``, ``users`` by name, ``teams`` by name."""
+    book = quota_book(quotas)
+    return {
+        "default": asdict(book.default),
+        "users": {user: asdict(book.for_user(user)) for user in book.users},
+        "teams": {name: team.model_dump() for name, team in quotas.teams.items()},
+    }
 
 
 def keys_not_in_effect(config: ServerConfig) -> list[str]:
