@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from pool.config import QuotaBook as QuotaBook
     from pool.config import SshHost as SshHost
     from pool.hosts.facts import installed_version as installed_version
-    from pool.hosts.program import pump_keeper as pump_keeper
     from pool.hosts.program import serve_files as serve_files
+    from pool.hosts.pump import pump_keeper as pump_keeper
     from pool.keeper.notify import Notifier as Notifier
     from pool.keeper.program import noted_groups as noted_groups
     from pool.launch.cli import find_cli as find_cli
@@ -89,7 +89,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "find_cli": "pool.launch.cli",
     "installed_version": "pool.hosts.facts",
-    "pump_keeper": "pool.hosts.program",
+    "pump_keeper": "pool.hosts.pump",
     "serve_files": "pool.hosts.program",
     "program_places": "pool.launch.shown",
     "Host": "pool.steward.hosting",

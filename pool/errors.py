@@ -25,6 +25,7 @@ The tree::
     ├── IsolationUnavailable       isolation_unavailable
     │   └── UidsExhausted          uids_exhausted: every uid of the range was given out
     ├── KeeperUnavailable          keeper_unavailable
+    │   └── HostRefused            host_refused: somebody has to mend something first
     ├── StoreUnavailable           store_unavailable: the database is locked, full, gone or too new
     │   ├── StoreTimeout           store_unavailable: it did not answer in time
     │   └── NotOwner               store_unavailable: another replica owns the pool
@@ -190,6 +191,16 @@ class KeeperUnavailable(PoolError):
     """The keeper cannot be reached or refuses this server's epoch."""
 
     code = "keeper_unavailable"
+
+
+class HostRefused(KeeperUnavailable):
+    """A machine over SSH cannot be used as it is: a key is unknown or refused, or versions differ.
+
+    ``details`` has ``host`` and ``reason``: ``host_key_unknown``, ``host_key_changed``, ``key_refused``,
+    ``program`` (the host program said no, or is not there).
+    """
+
+    code = "host_refused"
 
 
 class StoreUnavailable(PoolError):

@@ -1,9 +1,9 @@
-"""The host program: what a server runs on another machine over SSH, in two channels.
+"""The host program: what a server runs on another machine over SSH, in a channel of its own.
 
-``serve_files`` does what the server asks by name (``pool.hosts.verbs``), with
-this machine's own configuration, and sees to it that it is the only one that
-does. ``pump_keeper`` carries bytes to the keeper's socket and back. Neither
-knows of SSH: they speak over standard input and output.
+It does what the server asks by name (``pool.hosts.verbs``), with this
+machine's own configuration, and sees to it that it is the only one that does.
+It knows nothing of SSH: it speaks over standard input and output. The other
+channel is ``pool.hosts.pump``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -24,8 +23,6 @@ from pool.hosts.facts import facts_of, installed_version
 from pool.hosts.place import take_place
 from pool.hosts.streams import Streams
 from pool.hosts.verbs import HostVerbs
-from pool.keeper.program import noted_runtime_dir
-from pool.keeper.server import SOCKET_NAME
 from pool.steward.data_directory import take_data
 from pool.steward.hosting import Host, open_host
 from pool.steward.service import Service, Verb
@@ -41,8 +38,6 @@ _HELLO_BYTES = 64 * 1024
 # so many words of the server may be missing
 _MISSED = 6
 _PROMPT = ("alive",)
-_PIECE_BYTES = 256 * 1024
-_NO_KEEPER = 4
 
 
 def serve_files(config: PoolConfig, more_verbs: MoreVerbs, streams: Streams | None = None) -> int:
@@ -73,39 +68,6 @@ def serve_files(config: PoolConfig, more_verbs: MoreVerbs, streams: Streams | No
     streams.sendall(answer)
     Service(streams, verbs, reply=wire.reply, prompt=_PROMPT).run()
     return 0
-
-
-def pump_keeper(config: PoolConfig, streams: Streams | None = None) -> int:
-    """Carry bytes between the streams and the keeper's socket until either ends; how this process is to
-    end, which is to be ``os._exit(...)``."""
-    streams = streams or Streams.standard()
-    runtime_dir = noted_runtime_dir(config.data_dir)
-    try:
-        if runtime_dir is None:
-            raise FileNotFoundError(f"no keeper of {config.data_dir} listens")
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.connect(str(runtime_dir / SOCKET_NAME))
-    except OSError as error:
-        os.write(2, f"{error}\n".encode())
-        return _NO_KEEPER
-    ended = threading.Event()
-    directions = ((streams.recv, sock.sendall), (sock.recv, streams.sendall))
-    for number, (source, sink) in enumerate(directions):
-        threading.Thread(
-            target=_carry, args=(source, sink, ended), name=f"pump-{number}", daemon=True
-        ).start()
-    ended.wait()
-    return 0
-
-
-def _carry(source: Callable[[int], bytes], sink: Callable[[bytes], None], ended: threading.Event) -> None:
-    try:
-        while data := source(_PIECE_BYTES):
-            sink(data)
-    except OSError:
-        pass  # who went away is told to the other end by our going
-    finally:
-        ended.set()
 
 
 def _open(config: PoolConfig) -> Host:

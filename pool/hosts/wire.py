@@ -17,6 +17,8 @@ from typing import Any
 
 import msgspec
 
+from pool import errors
+from pool.errors import InvalidTransition, PoolError
 from pool.hosts.facts import HostFacts
 from pool.launch.process_table import ProcessReport
 from pool.steward.wire import BadFrame, Reply
@@ -79,9 +81,33 @@ def typed(verb: str, value: Any) -> Any:
     if verb not in RESULTS:
         return value
     try:
-        return msgspec.convert(value, RESULTS[verb], dec_hook=_built)
+        return msgspec.convert(value, RESULTS[verb], builtin_types=(bytes,), dec_hook=_built)
     except (msgspec.ValidationError, RecursionError) as error:
         raise BadFrame(f"{verb}: {error}") from error
+
+
+def raised(value: Any) -> Exception:
+    """The error that a failure tells of. Raises ``BadFrame`` for what is none."""
+    try:
+        found = msgspec.convert(value, _Failure)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise BadFrame(f"not a failure: {error}") from error
+    if found.errno is not None:
+        return OSError(found.errno, found.message)
+    kind = getattr(errors, found.type, None)
+    if not isinstance(kind, type) or not issubclass(kind, PoolError) or kind is InvalidTransition:
+        kind = PoolError
+    return kind(found.message, retry_after_seconds=found.retry_after_seconds, details=found.details)
+
+
+class _Failure(msgspec.Struct):
+    """What ``pool.steward.wire.failure`` makes."""
+
+    message: str
+    type: str = "PoolError"
+    errno: int | None = None
+    retry_after_seconds: float | None = None
+    details: dict[str, Any] | None = None
 
 
 def _plain(value: Any) -> Any:

@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from pool.keeper.gateway import GATEWAY_ENVIRONMENT
 
@@ -94,8 +95,23 @@ def run_keeper(command: KeeperCommand, environment: Mapping[str, str]) -> None:
         raise KeeperNotStarted(text or f"it exited with {done.returncode}")
 
 
+class HeldKeeper(Protocol):
+    """A running keeper, here or elsewhere."""
+
+    pid: int
+
+    async def wait(self, seconds: float) -> bool:
+        """Wait until it has ended; False when it has not after ``seconds``."""
+
+    def kill(self, send: Callable[[int], None]) -> None:
+        """End it by ``send``; all its instances end with it."""
+
+    def close(self) -> None:
+        """Let go of it."""
+
+
 class KeeperProcess:
-    """A running keeper, held by its pidfd."""
+    """A running keeper of this machine, held by its pidfd."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid

@@ -13,7 +13,7 @@ from pool.errors import KeeperUnavailable, PoolError
 from pool.keeper.client import ConnectionLost, KeeperClient, KeeperError
 from pool.keeper.code_version import code_version
 from pool.keeper.server import SOCKET_NAME
-from pool.keeper.starter import KeeperProcess
+from pool.keeper.starter import HeldKeeper, KeeperProcess
 from pool.launch.base import InstanceHandle, InstanceListing, InstanceSink, Launcher, LaunchSpec, StopGraces
 from pool.launch.local_handle import (
     Feed,
@@ -64,7 +64,7 @@ class LocalLauncher(Launcher):
         self._tool_programs = ToolPrograms(config.data_dir)
         self._runtime_dir = Path()
         self._client: KeeperClient | None = None
-        self._keeper: KeeperProcess | None = None
+        self._keeper: HeldKeeper | None = None
         self._epoch: int | None = None
         self._fenced_by: int | None = None
         self._lost_callbacks: list[Callable[[], None]] = []
@@ -85,7 +85,7 @@ class LocalLauncher(Launcher):
                 self._keeper.close()
             assert client.hello is not None
             self._client = client
-            self._keeper = KeeperProcess(client.hello.pid)
+            self._keeper = self._hold(client.hello.pid)
             self._epoch = client.hello.epoch
             await self._gateway_user.settle(client)
             return self._epoch
@@ -174,7 +174,7 @@ class LocalLauncher(Launcher):
         client = self._attached()
         if client.hello is None or client.hello.version < _UPGRADES_SINCE:
             return {"keeper": "too_old"}
-        installed = await asyncio.to_thread(code_version)
+        installed = await asyncio.to_thread(self._installed_code)
         done = {"keeper": "unchanged", "gateway": "none"}
         try:
             async with asyncio.timeout(_UPGRADE_SECONDS):
@@ -226,9 +226,8 @@ class LocalLauncher(Launcher):
         problem = "it does not listen"
         for _ in range(_OPEN_ATTEMPTS):
             try:
-                path = self._runtime_dir / SOCKET_NAME
                 async with asyncio.timeout(_HELLO_SECONDS):
-                    return await KeeperClient.connect(path, epoch, self._lost)
+                    return await self._dial(epoch)
             except TimeoutError:
                 # Another one would find the data directory locked, and what this one holds may well run.
                 text = f"the keeper that listens does not answer within {_HELLO_SECONDS:g} s"
@@ -242,6 +241,15 @@ class LocalLauncher(Launcher):
                     raise KeeperUnavailable(str(error), details={"code": error.code}) from error
                 epoch = int(error.details["epoch"]) + 1
         raise KeeperUnavailable(f"the keeper cannot be reached: {problem}")
+
+    async def _dial(self, epoch: int) -> KeeperClient:
+        return await KeeperClient.connect(self._runtime_dir / SOCKET_NAME, epoch, self._lost)
+
+    def _hold(self, pid: int) -> HeldKeeper:
+        return KeeperProcess(pid)
+
+    def _installed_code(self) -> str:
+        return code_version()
 
     async def _raise_epoch(self, client: KeeperClient, epoch: int) -> int:
         try:
@@ -266,7 +274,7 @@ class LocalLauncher(Launcher):
         except KeeperError as error:
             raise pool_error(error) from error
 
-    async def _end_keeper(self, client: KeeperClient, keeper: KeeperProcess) -> None:
+    async def _end_keeper(self, client: KeeperClient, keeper: HeldKeeper) -> None:
         graces = StopGraces(term=self._config.stop_grace_seconds)
         client.expect_end()
         with suppress(ConnectionLost):

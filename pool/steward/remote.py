@@ -5,24 +5,33 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pool.config import PoolConfig
 from pool.launch.base import LaunchSpec
 from pool.launch.gateway_user import FoundGatewayUser
 from pool.launch.local_host import LocalHost
 from pool.launch.process_table import ProcessReport
-from pool.steward.client import StewardClient
 from pool.workspace.host_files import HostFiles
 from pool.workspace.trees import Usage
 from pool.workspace.workspaces import DEFAULT_TEMPLATE, WorkspacePaths
+
+
+class Asked(Protocol):
+    """Whoever does verbs: the steward, or the host program of another machine."""
+
+    def call(self, verb: str, **arguments: Any) -> Any:
+        """See ``StewardClient.call``."""
+
+    def iterate(self, verb: str, **arguments: Any) -> Iterator[Any]:
+        """See ``StewardClient.iterate``."""
 
 
 @dataclass(frozen=True, slots=True)
 class RemotePaths(WorkspacePaths):
     """See ``WorkspacePaths``."""
 
-    steward: StewardClient | None = field(default=None, compare=False)
+    steward: Asked | None = field(default=None, compare=False)
 
     def has_transcript(self, cli_session: str) -> bool:
         """See ``WorkspacePaths``."""
@@ -40,7 +49,7 @@ class RemotePaths(WorkspacePaths):
 class RemoteFiles(HostFiles):
     """See ``HostFiles``; templates are read here."""
 
-    def __init__(self, steward: StewardClient, data_dir: Path, templates_dir: Path | None = None) -> None:
+    def __init__(self, steward: Asked, data_dir: Path, templates_dir: Path | None = None) -> None:
         super().__init__(data_dir, templates_dir)
         self._steward = steward
 
@@ -51,7 +60,7 @@ class RemoteFiles(HostFiles):
         except PermissionError:
             self._steward.call("check_user", user_id=user_id)
             found = self.unchecked_paths(user_id)
-        return _remote(found, self._steward)
+        return remote_paths(found, self._steward)
 
     def highest_uid(self) -> int:
         """See ``Workspaces``."""
@@ -69,7 +78,7 @@ class RemoteFiles(HostFiles):
         made = self._steward.call(
             "ensure", user_id=user_id, template=template, uid=uid, may_change_owner=may_change_owner
         )
-        return _remote(made, self._steward)
+        return remote_paths(made, self._steward)
 
     def measure(self, user_id: str, *, max_entries: int = 0) -> Iterator[Usage]:
         """See ``Workspaces``; ``max_entries`` is the steward's."""
@@ -125,7 +134,7 @@ class RemoteFiles(HostFiles):
 class RemoteHost(LocalHost):
     """See ``LocalHost``; what it tried out, the steward did at its start."""
 
-    def __init__(self, steward: StewardClient, config: PoolConfig) -> None:
+    def __init__(self, steward: Asked, config: PoolConfig) -> None:
         self._steward = steward
         self._trials = config.data_dir / "trials"
         self.isolation, uid, obstacle, shown = steward.call("facts")
@@ -175,7 +184,8 @@ class RemoteHost(LocalHost):
         return report
 
 
-def _remote(paths: WorkspacePaths, steward: StewardClient) -> RemotePaths:
+def remote_paths(paths: WorkspacePaths, steward: Asked) -> RemotePaths:
+    """``paths`` of which ``steward`` is asked what is there."""
     # root's own uid is what "the service's" means to the steward
     return RemotePaths(
         paths.workspace, paths.home, paths.config, paths.uid, paths.is_settled, paths.egress, steward

@@ -25,7 +25,6 @@ class HostFiles(Workspaces):
 
     def __init__(self, data_dir: Path, templates_dir: Path | None = None) -> None:
         super().__init__(data_dir, templates_dir)
-        self._data_dir = data_dir
         self._trials = data_dir / "trials"
 
     def data_sizes(self) -> Iterator[dict[str, int]]:

@@ -124,6 +124,7 @@ class Workspaces:
     """
 
     def __init__(self, data_dir: Path, templates_dir: Path | None = None) -> None:
+        self._data_dir = data_dir
         self._workspaces = data_dir / "workspaces"
         self._homes = data_dir / "homes"
         self._applied = data_dir / "templates-applied"
@@ -152,9 +153,7 @@ class Workspaces:
 
     def unchecked_paths(self, user_id: str) -> WorkspacePaths:
         """As ``paths``, whether or not there is somebody whose name differs only in case."""
-        name = check_name(user_id, "user_id")
-        home = self._homes / name
-        return WorkspacePaths(self._workspaces / name, home, home / ".claude", egress=self._egress / name)
+        return paths_below(self._data_dir, user_id)
 
     def highest_uid(self) -> int:
         """The highest uid that has a workspace or home here, also of users that no database knows; or 0."""
@@ -285,6 +284,15 @@ class Workspaces:
             raise PoolError(f"the files of {name} could not all be removed: {failures[0].strerror}") from (
                 failures[0]
             )
+
+
+def paths_below(data_dir: Path, user_id: str) -> WorkspacePaths:
+    """Where a user's directories are below ``data_dir``, on whatever machine. Raises ``InvalidName``."""
+    name = check_name(user_id, "user_id")
+    home = data_dir / "homes" / name
+    return WorkspacePaths(
+        data_dir / "workspaces" / name, home, home / ".claude", egress=data_dir / "egress" / name
+    )
 
 
 def _owned(path: Path, wanted: int, may_change: bool) -> tuple[int, bool]:

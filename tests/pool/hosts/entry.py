@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pool.config import PoolConfig
-from pool.hosts import program
+from pool.hosts import program, pump
 from pool.steward.hosting import Host
 from pool.steward.service import Verb
 
@@ -29,7 +29,7 @@ def main() -> int:
     config = PoolConfig(**{**settings, **paths, "gateway_command": ()})
     word = (sys.argv[2:] or os.environ.get("SSH_ORIGINAL_COMMAND", "").split())[-1:]
     if word == ["keeper"]:
-        return program.pump_keeper(config)
+        return pump.pump_keeper(config)
     return program.serve_files(config, _more_verbs)
 
 
