@@ -99,6 +99,7 @@ def build_services(
         live=live,
         proxies=TrustedProxies(config.server.trusted_proxies),
         model=gateway_files.describe,
+        model_of=gateway_files.describe_to,
         version=installed_version(),
         usage=usage_books,
         own_keys=own_keys,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from server.gateway.forgotten import forget_user
 from server.gateway.own_keys import OwnKeys
 from server.gateway.settings import GatewayConfigError, describe, is_credential, read_shown_providers
 from server.gateway.usage_journal import Entry, journal_files, read_entries
+
+# each is a MiB at most
+_AT_ONCE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,10 @@ class GatewayFiles:
         """Which model answers: see ``server.gateway.settings.describe``."""
         return describe(self._data_dir)
 
+    def describe_to(self, user_id: str) -> dict[str, Any]:
+        """Which model answers this user."""
+        return self.describe()
+
     def own_keys_of(self, user_id: str) -> dict[str, bool]:
         """The providers that take own keys: has this user brought one?"""
         try:
@@ -72,24 +80,21 @@ class GatewayFiles:
             raise _unusable(error) from error
 
     def grown(self, offsets: Mapping[str, int]) -> list[Stretch]:
-        """The next stretch of each file of the journal that has more whole lines than ``offsets`` say."""
-        found = []
-        for path in journal_files(self._data_dir):
-            start = offsets.get(path.name, 0)
-            with suppress(FileNotFoundError):
-                if path.stat().st_size > start:
-                    entries, end = read_entries(path, start)
-                    if end > start:
-                        found.append(Stretch(path.name, start, end, entries))
-        return found
+        """The next stretch of files of the journal that have more whole lines than ``offsets`` say.
+
+        Of a few files at once: an answer to another machine is bounded.
+        """
+        stretches = (_next_of(path, offsets.get(path.name, 0)) for path in journal_files(self._data_dir))
+        return list(islice((one for one in stretches if one is not None), _AT_ONCE))
 
     def finished(self, offsets: Mapping[str, int], before: float) -> list[str]:
         """Files of the journal last written before ``before`` of which everything whole was taken in."""
-        grown = {stretch.file for stretch in self.grown(offsets)}
         return [
             path.name
             for path in journal_files(self._data_dir)
-            if path.name not in grown and path.name in offsets and path.stat().st_mtime < before
+            if path.name in offsets
+            and path.stat().st_mtime < before
+            and _next_of(path, offsets[path.name]) is None
         ]
 
     def remove_journal(self, file: str) -> None:
@@ -110,6 +115,15 @@ class GatewayFiles:
 
     def _open_providers(self) -> list[str]:
         return [name for name, one in read_shown_providers(self._data_dir).items() if one.own_keys]
+
+
+def _next_of(path: Path, start: int) -> Stretch | None:
+    with suppress(FileNotFoundError):
+        if path.stat().st_size > start:
+            entries, end = read_entries(path, start)
+            if end > start:
+                return Stretch(path.name, start, end, entries)
+    return None
 
 
 def _unusable(error: Exception) -> Conflict:

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from aiohttp import web
@@ -153,11 +153,22 @@ def health_object(app: web.Application) -> dict[str, Any]:
 
 
 def _model_check(model: dict[str, Any]) -> dict[str, Any]:
+    hosts = model.get("hosts")
+    if not hosts:
+        return {"ok": not model.get("error"), "detail": _answers(model)}
+    # that a host cannot be reached is a check of its own
+    is_good = not any(one.get("error") for one in hosts.values())
+    return {"ok": is_good, "detail": "; ".join(f"{name}: {_answers(one)}" for name, one in hosts.items())}
+
+
+def _answers(model: Mapping[str, Any]) -> str:
     if model.get("error"):
-        return {"ok": False, "detail": str(model["error"])}
+        return str(model["error"])
     if model.get("demo"):
-        return {"ok": True, "detail": "the built-in demo model answers: no model provider is configured"}
-    return {"ok": True, "detail": f"provider {model.get('provider')} ({model.get('kind')})"}
+        return "the built-in demo model answers: no model provider is configured"
+    if model.get("provider") is None:
+        return "not known yet"
+    return f"provider {model.get('provider')} ({model.get('kind')})"
 
 
 ROUTES = [

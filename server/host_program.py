@@ -43,14 +43,19 @@ def serve_host(site: Site) -> NoReturn:
     def verbs(_host: Host) -> Mapping[str, Callable[..., Any]]:
         # the kernel lets go of it with this process
         held.append(_lock(site.data_dir))
-        files = GatewayFiles(site.data_dir)
-        files.settle()
-        return {**gateway_verbs(files), "put_limits": _put_limits(site.data_dir, quotas)}
+        return host_verbs(site.data_dir, quotas)
 
     held: list[DataLock] = []
     with logging_to(standard_error(), config.logging.model_copy(update={"format": "json"})):
         code = serve_files(pool_config, verbs)
     os._exit(code)
+
+
+def host_verbs(data_dir: Path, quotas: ServersQuotas) -> Mapping[str, Callable[..., Any]]:
+    """What a server may have done in the gateway's directories here, and the limits, which it tells."""
+    files = GatewayFiles(data_dir)
+    files.settle()
+    return {**gateway_verbs(files), "put_limits": _put_limits(data_dir, quotas)}
 
 
 class ServersQuotas(QuotaBook):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from pool.errors import NotFound
 from server.gateway_files import GatewayFiles
@@ -12,8 +14,10 @@ class OwnModelKeys:
     """One object a server: it is the only writer. Every method raises ``Conflict`` for files that
     cannot be used."""
 
-    def __init__(self, files: GatewayFiles) -> None:
+    def __init__(self, files: GatewayFiles, place: Callable[[str], Awaitable[Any]] | None = None) -> None:
+        """``place`` decides on which host a user lives, for whom it was not decided yet."""
         self._files = files
+        self._place = place
         self._turn = asyncio.Lock()
 
     async def of(self, user_id: str) -> dict[str, bool]:
@@ -22,7 +26,10 @@ class OwnModelKeys:
             return await asyncio.to_thread(self._files.own_keys_of, user_id)
 
     async def put(self, user_id: str, provider: str, key: str) -> None:
-        """Keep a key from now on. Raises ``NotFound`` for a provider that takes none, ``BadRequest``."""
+        """Keep a key from now on. Raises ``NotFound`` for a provider that takes none, ``BadRequest``,
+        ``KeeperUnavailable`` while the user's host cannot be reached."""
+        if self._place is not None:
+            await self._place(user_id)
         async with self._turn:
             await asyncio.to_thread(self._files.put_own_key, user_id, provider, key)
 

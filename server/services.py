@@ -25,7 +25,8 @@ class Services:
     """The parts of a running server.
 
     ``model`` says which model answers, without secrets: ``{"provider",
-    "kind", "demo"}``; ``notes`` are further checks of ``/health``.
+    "kind", "demo"}``, with several machines of each in ``hosts``; ``model_of`` which one answers a user.
+    ``notes`` are further checks of ``/health``.
     """
 
     config: ServerConfig
@@ -35,6 +36,7 @@ class Services:
     live: LiveConnections
     proxies: TrustedProxies
     model: Callable[[], dict[str, Any]]
+    model_of: Callable[[str], dict[str, Any]]
     version: str
     usage: UsageBooks
     own_keys: OwnModelKeys

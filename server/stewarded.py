@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pool import (
     STEWARD,
@@ -208,10 +208,17 @@ def _text(value: object) -> str:
     return value
 
 
+class Talk(Protocol):
+    """How a program is spoken with that does named work: a steward, or another machine's host program."""
+
+    def call(self, verb: str, **arguments: Any) -> Any:
+        """The verb's result. Raises what it raised; blocking."""
+
+
 class RemoteGatewayFiles(GatewayFiles):
     """See ``GatewayFiles``; all of it is the steward's to do."""
 
-    def __init__(self, steward: StewardClient, data_dir: Path) -> None:
+    def __init__(self, steward: Talk, data_dir: Path) -> None:
         super().__init__(data_dir)
         self._steward = steward
         # it changes with a reload only, and is asked for on the event loop

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from pool.hosts.conversation import HostClient
 from pool.launch.base import Launcher
 from pool.workspace.host_files import HostFiles
 
@@ -20,7 +21,8 @@ class PoolHost:
     cannot be reached, and connects again after ``on_lost`` was told. While
     it is not connected every other method of launcher and files raises
     ``KeeperUnavailable``. What runs there meanwhile goes on, until its keeper
-    has heard of no server for the orphan lease.
+    has heard of no server for the orphan lease. ``client`` asks the host program for what is
+    neither the launcher's nor the files'; None of this machine.
     """
 
     name: str
@@ -28,3 +30,4 @@ class PoolHost:
     files: HostFiles
     capacity: int | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
+    client: HostClient | None = None

@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import Future
 from typing import Any
 
@@ -175,12 +175,36 @@ class Conversation(asyncio.Protocol):
         return KeeperUnavailable(f"host {self._host} is not connected", details={"host": self._host})
 
 
+Greeting = Callable[[str, Callable[..., Awaitable[Any]]], Awaitable[None]]
+"""Is given a host's name and its ``Conversation.ask``."""
+
+
 class HostClient:
-    """Whoever is spoken with on a host now, for what lives longer than one conversation."""
+    """Whoever is spoken with on a host now, for what lives longer than one conversation.
+
+    ``greetings`` are made at the beginning of every connection, before anything is started there;
+    one that raises ends the connection.
+    """
 
     def __init__(self, host: str) -> None:
         self._host = host
         self.conversation: Conversation | None = None
+        self.greetings: list[Greeting] = []
+
+    async def greet(self, seconds: float) -> None:
+        """Make all greetings. Raises ``KeeperUnavailable`` for whatever is in the way."""
+        try:
+            async with asyncio.timeout(seconds):
+                for greeting in self.greetings:
+                    await greeting(self._host, self._current().ask)
+        except TimeoutError:
+            text = f"host {self._host} did not take within {seconds:g} s what every connection begins with"
+            raise KeeperUnavailable(text, details={"host": self._host}) from None
+        except KeeperUnavailable:
+            raise
+        except PoolError as error:
+            text = f"host {self._host} did not take what every connection begins with: {error.message}"
+            raise KeeperUnavailable(text, details={"host": self._host, "code": error.code}) from error
 
     def call(self, verb: str, **arguments: Any) -> Any:
         """See ``Conversation.call``."""

@@ -30,6 +30,7 @@ def open_ssh_host(settings: SshHost, config: PoolConfig, times: LinkTimes | None
         files=OtherFiles(client, config, launcher.facts),
         capacity=settings.capacity,
         labels=settings.labels,
+        client=client,
     )
 
 
@@ -156,6 +157,7 @@ class SshLauncher(Launcher):
         self._client.conversation = conversation
         facts = await self._hello(link, conversation, channel, epoch)
         conversation.speak(self._times.speaks_every_seconds / 2)
+        await self._client.greet(self._times.hello_seconds)
         attached = LinkedLauncher(
             _config_there(self._config, facts),
             link=link,

@@ -196,7 +196,7 @@ class Connection:
             "multi_user": config.multi_user,
             "max_message_bytes": config.server.max_message_bytes,
             "permission_modes": config.security.permission_modes,
-            "model": self._services.model(),
+            "model": self._services.model_of(self._identity.user_id),
         }
         return msgspec.json.encode(body)
 

@@ -1,0 +1,248 @@
+"""Gateways on several machines: own keys are where the user lives, and every journal comes in once."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from pool.errors import KeeperUnavailable, PoolError
+from pool.hosts import wire
+from pool.store.database import Database
+from pool.store.usage import Usage
+from server.gateway.budgets import read_budgets
+from server.gateway.forgotten import read_forgotten
+from server.gateway.own_keys import OwnKeys
+from server.gateway.settings import write_gateway_config
+from server.gateway.spending import next_month
+from server.gateway.usage_journal import journal_files
+from server.gateway_files import GatewayFiles
+from server.host_gateway import HostGatewayFiles
+from server.host_program import ServersQuotas, host_verbs
+from server.many_gateways import Greeting, ManyGateways
+from server.own_keys import OwnModelKeys
+from server.pool_settings import limits_of
+from server.settings import load_config
+from server.usage import UsageBooks
+from tests.server.test_usage import NOON, an_entry, journal_of
+
+HOUSE = {"house": {"kind": "anthropic", "own_keys": True}}
+
+
+class Line:
+    """The way to a host's verbs: what goes over it is what would go over the wire."""
+
+    def __init__(self, data: Path) -> None:
+        self.verbs = host_verbs(data, ServersQuotas(load_config(None, {}).quotas))
+        self.is_cut = False
+        self.loses_answer = False
+        self.answers: dict[str, Any] = {}
+
+    def call(self, verb: str, **arguments: Any) -> Any:
+        if self.is_cut:
+            raise KeeperUnavailable("the link is cut")
+        value = self.verbs[verb](**json.loads(json.dumps(arguments)))
+        if self.loses_answer:
+            raise KeeperUnavailable("the link was cut meanwhile")
+        frame = wire.reply(1, "result", self.answers.get(verb, value))
+        return wire.parse_reply(frame[wire.HEAD.size :])[2]
+
+    async def ask(self, verb: str, **arguments: Any) -> Any:
+        return self.call(verb, **arguments)
+
+
+class Farm:
+    """This machine and two hosts, one, two; alice lives on one, bob on two, carol here, dora nowhere yet."""
+
+    def __init__(self, directory: Path) -> None:
+        self.here = directory / "here"
+        self.data = {name: directory / name for name in ("one", "two")}
+        for place in (self.here, *self.data.values()):
+            write_gateway_config(place, HOUSE)
+        self.lines = {name: Line(data) for name, data in self.data.items()}
+        self.homes = {"alice": "one", "bob": "two", "carol": "local"}
+        self.hosts = [HostGatewayFiles(name, line) for name, line in self.lines.items()]
+        self.gateways = ManyGateways(GatewayFiles(self.here), self.hosts, self.homes.get, local="local")
+
+    def keys(self) -> dict[str, list[str]]:
+        """Who has a key where, as the files have it."""
+        return {name: sorted(OwnKeys(data).sealed()) for name, data in self.all.items()}
+
+    @property
+    def all(self) -> Mapping[str, Path]:
+        return {"local": self.here, **self.data}
+
+
+@pytest.fixture
+def farm(short_dir: Path) -> Farm:
+    return Farm(short_dir)
+
+
+async def test_a_key_goes_to_the_users_host_and_nowhere_else(farm: Farm) -> None:
+    async def place(user_id: str) -> None:
+        farm.homes.setdefault(user_id, "two")
+
+    keys = OwnModelKeys(farm.gateways, place)
+    assert await keys.of("dora") == {"house": False}
+    for user in ("alice", "bob", "carol", "dora"):
+        await keys.put(user, "house", f"sk-of-{user}")
+        assert await keys.of(user) == {"house": True}
+    assert farm.keys() == {"local": ["carol"], "one": ["alice"], "two": ["bob", "dora"]}
+
+    farm.lines["one"].is_cut = True
+    with pytest.raises(KeeperUnavailable):
+        await keys.put("alice", "house", "sk-another")
+    with pytest.raises(KeeperUnavailable):
+        await keys.remove("alice", "house")
+    await keys.remove("bob", "house")
+    assert farm.keys() == {"local": ["carol"], "one": ["alice"], "two": ["dora"]}
+
+
+async def test_a_user_is_forgotten_where_they_lived_or_stays(farm: Farm) -> None:
+    for user in ("alice", "bob"):
+        farm.gateways.put_own_key(user, "house", f"sk-of-{user}")
+    # one from before there were other hosts
+    GatewayFiles(farm.here).put_own_key("alice", "house", "sk-of-old")
+    farm.gateways.bear_in_mind("alice")
+    # their files are gone, and so nobody knows any more where they lived
+    del farm.homes["alice"]
+    farm.lines["one"].is_cut = True
+    with pytest.raises(KeeperUnavailable):
+        farm.gateways.forget_user("alice", NOON)
+    farm.lines["one"].is_cut = False
+    farm.gateways.forget_user("alice", NOON)
+    assert farm.gateways.remove_own_key("alice", None)
+    assert farm.keys() == {"local": [], "one": [], "two": ["bob"]}
+    forgotten = {name: dict(read_forgotten(data)) for name, data in farm.all.items()}
+    assert forgotten == {"local": {"alice": NOON}, "one": {"alice": NOON}, "two": {}}
+
+
+async def test_every_journal_comes_in_once_whatever_is_cut(farm: Farm, short_dir: Path) -> None:
+    database = Database(None, short_dir)
+    await database.open()
+    usage = Usage(database)
+
+    async def calls() -> dict[str, int]:
+        return {name: figures.calls for name, figures in await usage.grouped("user", 0, 10**6)}
+
+    def books() -> UsageBooks:
+        return UsageBooks(usage, farm.gateways, lambda: NOON)
+
+    mine = books()
+    journal_of(farm.here, an_entry(user="carol"))
+    journal_of(farm.data["one"], an_entry(), an_entry())
+    journal_of(farm.data["two"], an_entry(user="bob"))
+    # files of the same name, as copied machines may have them
+    (shared,) = journal_files(farm.data["two"])
+    (farm.data["one"] / "gateway" / shared.name).write_bytes(shared.read_bytes().replace(b"bob", b"alice"))
+    farm.lines["two"].is_cut = True
+    await mine.take_in()
+    assert await calls() == {"carol": 1, "alice": 3}
+    farm.lines["two"].is_cut, farm.lines["one"].loses_answer = False, True
+    journal_of(farm.data["one"], an_entry())
+    await mine.take_in()
+    await mine.take_in()
+    assert await calls() == {"carol": 1, "alice": 3, "bob": 1}
+    farm.lines["one"].loses_answer = False
+    # the server was killed, and another begins with what the database knows
+    await books().take_in()
+    await mine.take_in()
+    assert await calls() == {"carol": 1, "alice": 4, "bob": 1}
+    names = {name.rpartition("/")[0] for name in await usage.read_to()}
+    assert names == {"", "one", "two"}
+    await database.aclose()
+
+
+async def test_files_of_a_host_go_once_they_are_taken_in(farm: Farm, short_dir: Path) -> None:
+    database = Database(None, short_dir)
+    await database.open()
+    usage = Usage(database)
+    now = [NOON]
+    books = UsageBooks(usage, farm.gateways, lambda: now[0])
+    for name, user in (("one", "alice"), ("two", "bob")):
+        journal_of(farm.data[name], an_entry(user=user))
+        for path in journal_files(farm.data[name]):
+            os.utime(path, (NOON, NOON))
+    await books.take_in()
+    now[0] = next_month(NOON) + 3600
+    farm.lines["two"].is_cut = True
+    await books.tidy()
+    assert [len(journal_files(data)) for data in farm.data.values()] == [0, 1]
+    farm.lines["two"].is_cut = False
+    await books.tidy()
+    assert [len(journal_files(data)) for data in farm.data.values()] == [0, 0]
+    assert await usage.read_to() == {}
+    await database.aclose()
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"input_tokens": -5},
+        {"usd": float("nan")},
+        {"usd": -1.0},
+        {"usd": 1e9},
+        {"at": float("inf")},
+        {"model": "<script>"},
+        {"provider": ""},
+        {"session": "s" * 300},
+        {"user": "bob"},
+        {"user": "carol"},
+    ],
+)
+async def test_a_host_tells_of_its_own_users_only_and_what_can_be(farm: Farm, lie: dict[str, Any]) -> None:
+    good = [an_entry(), an_entry(user="deleted-a-moment-ago")]
+    told = msgspec.to_builtins([an_entry(**lie), *good])
+    stretch = {"file": "usage-x.jsonl", "start": 0, "end": 10, "entries": told}
+    farm.lines["one"].answers["grown"] = [stretch]
+    (found,) = farm.gateways.grown({})
+    assert (found.file, found.start, found.end) == ("one/usage-x.jsonl", 0, 10)
+    assert list(found.entries) == good
+
+
+@pytest.mark.parametrize(
+    "stretch",
+    [
+        {"file": "two/usage-x.jsonl", "start": 0, "end": 10},
+        {"file": "../usage-x.jsonl", "start": 0, "end": 10},
+        {"file": "usage-x.jsonl", "start": 5, "end": 10},
+        {"file": "usage-x.jsonl", "start": 0, "end": 0},
+        {"file": "usage-x.jsonl", "start": 0},
+        {"file": 7, "start": 0, "end": 10},
+        "no stretch",
+    ],
+)
+async def test_a_host_whose_journal_is_none_is_passed_over(farm: Farm, stretch: Any) -> None:
+    journal_of(farm.data["two"], an_entry(user="bob"))
+    plain = {**stretch, "entries": []} if isinstance(stretch, dict) else stretch
+    farm.lines["one"].answers["grown"] = [plain]
+    assert [one.file[:4] for one in farm.gateways.grown({})] == ["two/"]
+    with pytest.raises(PoolError):
+        farm.hosts[0].grown({})
+
+
+async def test_the_limits_are_told_and_the_model_asked_for_at_each_connection(farm: Farm) -> None:
+    (farm.data["two"] / "gateway" / "providers.json").unlink()
+    quotas = load_config(None, {}, {"quotas": {"default": {"usd_per_day": 3}}}).quotas
+    assert farm.gateways.describe()["hosts"]["one"]["provider"] is None
+    greeting = Greeting(farm.hosts, limits_of(quotas))
+    for name, line in farm.lines.items():
+        await greeting(name, line.ask)
+        assert read_budgets(farm.data[name]).for_user("anybody").usd_per_day == 3
+    house = {"provider": "house", "kind": "anthropic", "demo": False}
+    demo = {"provider": "demo", "kind": "demo", "demo": True}
+    assert farm.gateways.describe() == {**house, "hosts": {"local": house, "one": house, "two": demo}}
+    told = {user: farm.gateways.describe_to(user) for user in ("alice", "bob", "carol", "dora")}
+    assert told == {"alice": house, "bob": demo, "carol": house, "dora": house}
+    elsewhere = ManyGateways(
+        GatewayFiles(farm.here), farm.hosts[::-1], farm.homes.get, local="local", runs_here=False
+    )
+    assert elsewhere.describe() == {**demo, "hosts": {"two": demo, "one": house}}
+    farm.lines["one"].answers["describe"] = {"provider": ["x"]}
+    with pytest.raises(PoolError, match="answers what is none"):
+        await greeting("one", farm.lines["one"].ask)
