@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
 import json
 import os
 import shutil
@@ -33,31 +34,33 @@ MaxStartups 100
 """
 
 
-class Sshd:
-    """Runs from construction to ``close``; ``restart`` ends all connections with it."""
+class Door:
+    """Who is let in where, with the keys of both sides in ``directory``."""
+
+    port: int
 
     def __init__(self, directory: Path, programs: Programs) -> None:
         self.directory = directory
         self._programs = programs
-        self.port = free_port()
         for name in ("host_key", "other_key", "key", "stranger"):
             make = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(directory / name)]
             subprocess.run(make, check=True)
-        (directory / "config").write_text(_CONFIG.format(directory=directory))
         (directory / "authorized_keys").write_text("")
-        if os.geteuid() == 0:
-            # where its parts without rights are locked up
-            Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
-        self._process = self._start()
 
-    def let_in(self, settings: dict[str, Any], options: str = "restrict") -> None:
+    def let_in(self, settings: dict[str, Any]) -> None:
         """Who has the key may run the host program with ``settings``, whatever they ask for."""
+        self.allow(f'restrict,command="{self.program(settings)}"')
+
+    def program(self, settings: dict[str, Any]) -> str:
+        """The host program with ``settings``, for a shell."""
         file = Path(settings["data_dir"]).parent / "settings.json"
         file.write_text(json.dumps(settings))
-        marker = f"{TEST_MARKER}={os.environ[TEST_MARKER]}"
-        program = f"env {marker} {self._programs.command(str(file))}"
+        return f"env {TEST_MARKER}={os.environ[TEST_MARKER]} {self._programs.command(str(file))}"
+
+    def allow(self, options: str) -> None:
+        """Let the key in with these options."""
         public = (self.directory / "key.pub").read_text()
-        (self.directory / "authorized_keys").write_text(f'{options},command="{program}" {public}')
+        (self.directory / "authorized_keys").write_text(f"{options} {public}")
 
     def known_hosts(self, *ports: int, key: str = "host_key") -> Path:
         """A file that says that ``key`` is the host's, on its own port or on others."""
@@ -72,11 +75,25 @@ class Sshd:
             "name": "h1",
             "address": "127.0.0.1",
             "port": port or self.port,
+            "user": getpass.getuser(),
             "key_file": self.directory / "key",
             "known_hosts_file": self.known_hosts(port or self.port),
             "command": "whatever",
         }
         return SshHost(**(usual | changes))
+
+
+class Sshd(Door):
+    """Runs from construction to ``close``; ``restart`` ends all connections with it."""
+
+    def __init__(self, directory: Path, programs: Programs) -> None:
+        super().__init__(directory, programs)
+        self.port = free_port()
+        (directory / "config").write_text(_CONFIG.format(directory=directory))
+        if os.geteuid() == 0:
+            # where its parts without rights are locked up
+            Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
+        self._process = self._start()
 
     def restart(self) -> None:
         """As a package's upgrade may do it: the listener and every connection end."""

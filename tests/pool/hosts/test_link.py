@@ -82,8 +82,7 @@ async def test_nobody_listens(sshd: Sshd) -> None:
 async def test_a_host_without_the_program_says_what_it_said(
     sshd: Sshd, settings: dict[str, Any], short_dir: Path
 ) -> None:
-    public = (sshd.directory / "key.pub").read_text()
-    (sshd.directory / "authorized_keys").write_text(f"restrict {public}")
+    sshd.allow("restrict")
     host = open_ssh_host(sshd.host(command="no-such-program host"), PoolConfig(data_dir=short_dir), TIMES)
     with pytest.raises(HostRefused, match=r"ended with 127.*no-such-program.*not found") as refusal:
         await host.launcher.open(1)
@@ -95,8 +94,7 @@ async def test_a_host_without_the_program_says_what_it_said(
 
 
 async def test_bytes_come_as_they_are_and_no_faster_than_they_are_taken(sshd: Sshd, short_dir: Path) -> None:
-    public = (sshd.directory / "key.pub").read_text()
-    (sshd.directory / "authorized_keys").write_text(f"restrict {public}")
+    sshd.allow("restrict")
     async with linked(sshd.host(command="cat;:")) as link:
         channel = await link.run("files")
         reader, writer = await asyncio.open_connection(sock=channel.socket)
