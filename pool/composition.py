@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+import os.path
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,12 +12,19 @@ from typing import TypedDict, Unpack
 
 from pool.clock import Clock, SystemClock
 from pool.config import PoolConfig
+from pool.errors import NotFound
+from pool.hosts.base import LOCAL, PoolHost
 from pool.hosts.facts import default_max_instances
+from pool.hosts.routing import AbsentLauncher, RoutedFiles
 from pool.launch.base import Launcher
 from pool.launch.cli import find_cli
 from pool.launch.local import LocalLauncher
 from pool.runtime.backlog import Backlog
 from pool.runtime.exporting import export
+from pool.runtime.hosts import Host as RunHost
+from pool.runtime.hosts import Hosts
+from pool.runtime.launches import Launches
+from pool.runtime.placements import Placements
 from pool.runtime.slots import Slots
 from pool.runtime.surroundings import Surroundings
 from pool.steward.hosting import Host, open_host
@@ -28,6 +36,9 @@ from pool.store.personal import PersonalData
 from pool.store.sql import SqlStore
 from pool.store.usage import Usage
 from pool.workspace.host_files import HostFiles
+
+# of another machine, until it has told how many it carries
+_UNTOLD = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +90,11 @@ async def export_user_data(
 
 
 class Given(TypedDict, total=False):
-    """Adapters that are there already; the others are made."""
+    """Adapters that are there already; the others are made. ``hosts`` are all machines that run instances."""
 
     launcher: Launcher | None
     host: Host | None
+    hosts: Sequence[PoolHost] | None
     clock: Clock | None
     fence: Fence | None
 
@@ -94,29 +106,72 @@ def compose(config: PoolConfig, **given: Unpack[Given]) -> Parts:
     """
     config.data_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
     store, accounts = open_accounts(config.data_dir, config.storage_url, given.get("fence"))
-    host, launcher = given.get("host"), given.get("launcher")
-    if launcher is None:
-        host = host or open_host(config)
-        launcher = LocalLauncher(config, host=host.local)
-    files = host.files if host is not None else HostFiles(config.data_dir, config.templates_dir)
-    limit = config.max_instances if config.max_instances is not None else default_max_instances()
+    clock = given.get("clock") or SystemClock()
+    machines = given.get("hosts") or _machines(config, given)
+    here = next((machine.files for machine in machines if machine.name == LOCAL), None)
+    if here is None:
+        host = given.get("host")
+        here = host.files if host is not None else HostFiles(config.data_dir, config.templates_dir)
+    placements = Placements(store, partial(_lives_here, here))
+    hosts = Hosts(
+        [_host(config, clock, machine) for machine in machines],
+        placements,
+        lambda name: _host(config, clock, PoolHost(name=name, launcher=AbsentLauncher(name), files=files)),
+    )
+    files: HostFiles = here
+    if [machine.name for machine in machines] != [LOCAL]:
+        others = {machine.name: machine.files for machine in machines if machine.name != LOCAL}
+        files = RoutedFiles(here, others, placements.name_of)
     surroundings = Surroundings(
         config=config,
-        clock=given.get("clock") or SystemClock(),
+        clock=clock,
         store=store,
-        launcher=launcher,
+        hosts=hosts,
         workspaces=files,
         backlog=Backlog(config.backlog_session_bytes, config.backlog_total_bytes),
-        slots=Slots(config.quotas, limit, config.queue_length, config.queue_timeout_seconds),
-        spawn_gate=asyncio.Semaphore(config.spawn_gate),
-        cli_stamp=partial(_cli_stamp, config.cli_path),
+        cli_stamp=partial(_cli_stamp, config.cli_path) if hosts.here is not None else _no_cli_here,
     )
     return Parts(
         surroundings, accounts, Usage(store.database), AuditLog(store.database), PersonalData(store.database)
     )
 
 
+def _machines(config: PoolConfig, given: Given) -> list[PoolHost]:
+    """This machine, unless it is to run nothing beside others."""
+    host, launcher = given.get("host"), given.get("launcher")
+    if launcher is None:
+        host = host or open_host(config)
+        launcher = LocalLauncher(config, host=host.local)
+    files = host.files if host is not None else HostFiles(config.data_dir, config.templates_dir)
+    return [PoolHost(name=LOCAL, launcher=launcher, files=files, capacity=config.max_instances)]
+
+
+def _host(config: PoolConfig, clock: Clock, machine: PoolHost) -> RunHost:
+    is_here = machine.name == LOCAL
+    limit = machine.capacity
+    if limit is None:
+        limit = default_max_instances() if is_here else _UNTOLD
+    return RunHost(
+        name=machine.name,
+        launcher=machine.launcher,
+        files=machine.files,
+        slots=Slots(config.quotas, limit, config.queue_length, config.queue_timeout_seconds),
+        launches=Launches(clock, config.queue_timeout_seconds),
+        spawn_gate=asyncio.Semaphore(config.spawn_gate),
+        is_here=is_here,
+        has_given_capacity=machine.capacity is not None,
+    )
+
+
+def _lives_here(files: HostFiles, user_id: str) -> bool:
+    return os.path.lexists(files.unchecked_paths(user_id).workspace)
+
+
 def _cli_stamp(configured: Path | None) -> str:
     cli = find_cli(configured)
     status = cli.stat()
     return f"{cli}:{status.st_size}:{status.st_mtime_ns}"
+
+
+def _no_cli_here() -> str:
+    raise NotFound("no instance runs on this machine: which CLI others have is not known")

@@ -25,7 +25,8 @@ The tree::
     ├── IsolationUnavailable       isolation_unavailable
     │   └── UidsExhausted          uids_exhausted: every uid of the range was given out
     ├── KeeperUnavailable          keeper_unavailable
-    │   └── HostRefused            host_refused: somebody has to mend something first
+    │   ├── HostRefused            host_refused: somebody has to mend something first
+    │   └── HostUnavailable        host_unavailable: the user's machine cannot be reached
     ├── StoreUnavailable           store_unavailable: the database is locked, full, gone or too new
     │   ├── StoreTimeout           store_unavailable: it did not answer in time
     │   └── NotOwner               store_unavailable: another replica owns the pool
@@ -201,6 +202,12 @@ class HostRefused(KeeperUnavailable):
     """
 
     code = "host_refused"
+
+
+class HostUnavailable(KeeperUnavailable):
+    """The machine that the user lives on cannot be reached now; nothing of theirs is started elsewhere."""
+
+    code = "host_unavailable"
 
 
 class StoreUnavailable(PoolError):

@@ -16,6 +16,9 @@ TurnId = NewType("TurnId", str)
 
 DEFAULT_SESSION = SessionId("default")
 
+LOCAL = "local"
+"""The name of this machine among the hosts."""
+
 
 class InstanceState(Enum):
     """Where one incarnation of the CLI stands. See ``pool.lifecycle.instance``."""
@@ -172,7 +175,10 @@ class SessionInfo:
 
 @dataclass(frozen=True, slots=True)
 class InstanceInfo:
-    """The instance object of CONTRACT section 5; ``pid`` is the host's pid of ``claude`` itself."""
+    """The instance object of CONTRACT section 5; ``pid`` is that of ``claude`` itself on ``host``.
+
+    Of other hosts than this machine memory and processor time are 0: not known.
+    """
 
     id: InstanceId
     user_id: UserId
@@ -184,6 +190,7 @@ class InstanceInfo:
     rss_bytes: int
     cpu_seconds: float
     isolation: str
+    host: str = LOCAL
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,14 +14,12 @@ from pool.errors import Draining, PoolError
 from pool.lifecycle.session import SessionEvent
 from pool.model import DEFAULT_SESSION, InstanceInfo, InstanceState, SessionState
 from pool.names import check_name
-from pool.runtime import figures
 from pool.runtime.checks import Checks
 from pool.runtime.conformance.check import Conformance
 from pool.runtime.counting import counts_refusals
 from pool.runtime.dialogue import Dialogue
 from pool.runtime.evidence import Evidence
 from pool.runtime.exporting import export
-from pool.runtime.instance import Instance
 from pool.runtime.pooled import PooledInstance
 from pool.runtime.processes import HelperProcesses
 from pool.runtime.session import Session
@@ -85,7 +83,7 @@ class ClaudeInstancePool(Dialogue, Evidence):
             await self._supervisor.attach()
         except BaseException:
             self._around.is_stopping = True
-            await self._around.launcher.aclose(end_instances=False)
+            await self._around.hosts.aclose(end_instances=False)
             await self._around.store.aclose()
             raise
         self._is_started = True
@@ -123,7 +121,7 @@ class ClaudeInstancePool(Dialogue, Evidence):
         self._around.is_stopping = True
         await self._supervisor.aclose()
         with contextlib.suppress(PoolError):
-            await self._around.launcher.aclose(end_instances=end_instances)
+            await self._around.hosts.aclose(end_instances=end_instances)
         await self._around.store.aclose()
         self._helpers.aclose()
 
@@ -132,7 +130,7 @@ class ClaudeInstancePool(Dialogue, Evidence):
 
         See ``Launcher.upgrade``. Raises ``Conflict`` and ``KeeperUnavailable``.
         """
-        return await self._around.launcher.upgrade(force=force)
+        return await self._around.hosts.upgrade(force=force)
 
     def drain(self) -> None:
         """Admit nothing new; what runs goes on."""
@@ -155,7 +153,7 @@ class ClaudeInstancePool(Dialogue, Evidence):
     ) -> PooledInstance:
         """The session's live instance, started if there is none; single-flight per session.
 
-        Raises ``QuotaExceeded``, ``PoolFull``, ``LaunchFailed``, ``Draining``, …
+        Raises ``QuotaExceeded``, ``PoolFull``, ``LaunchFailed``, ``HostUnavailable``, ``Draining``, …
         A failure leaves nothing behind; the next call tries again.
         """
         if self._is_draining or not self._is_started:
@@ -163,7 +161,9 @@ class ClaudeInstancePool(Dialogue, Evidence):
         key = self._key(user_id, session_id)
         session = await self._supervisor.find(key)
         if session is None:
-            self._around.slots.check(key, may_wait=False)
+            host = await self._around.hosts.placed(key.user_id)
+            host.check()
+            host.slots.check(key, may_wait=False)
             session, _made = await self._find_or_make(key, template, None, None, None)
         if session.instance is None and (refusal := self._watches.disk.refusal()) is not None:
             raise refusal
@@ -205,9 +205,10 @@ class ClaudeInstancePool(Dialogue, Evidence):
         if keep_workspace:
             await asyncio.to_thread(self._around.workspaces.keep_aside, user)
         await asyncio.to_thread(self._around.workspaces.remove, user)
+        self._around.hosts.forget(user)
 
     def instances(self, user_id: str | None = None) -> list[InstanceInfo]:
-        """Every instance that has not exited, with figures from ``/proc``."""
+        """Every instance that has not exited; those of this machine with figures from ``/proc``."""
         user = self._key(user_id, DEFAULT_SESSION).user_id if user_id is not None else None
         return [self._info(instance) for instance in self._supervisor.live_instances(user)]
 
@@ -238,21 +239,6 @@ class ClaudeInstancePool(Dialogue, Evidence):
             "healthy": all(info.state is not InstanceState.STUCK for info in infos),
         }
 
-    def _info(self, instance: Instance) -> InstanceInfo:
-        pid = instance.pid
-        return InstanceInfo(
-            instance.id,
-            instance.key.user_id,
-            instance.key.session_id,
-            instance.state,
-            pid,
-            instance.started_at,
-            instance.turns,
-            figures.rss_bytes(pid),
-            figures.cpu_seconds(pid),
-            instance.handle.isolation if instance.handle is not None else "none",
-        )
-
     # --- helper processes ---------------------------------------------------------------------
 
     def register_process(
@@ -262,7 +248,7 @@ class ClaudeInstancePool(Dialogue, Evidence):
 
         Raises ``BadRequest`` for a process that is not a descendant of ours.
         """
-        self._helpers.ancestors.update(self._around.launcher.supervisor_pids())
+        self._helpers.ancestors.update(self._around.hosts.supervisor_pids())
         self._helpers.register(self._key(user_id, session_id), pid, kind)
 
     def unregister_process(self, user_id: str, session_id: str = DEFAULT_SESSION, *, pid: int) -> bool:
@@ -277,7 +263,7 @@ class ClaudeInstancePool(Dialogue, Evidence):
 
     def isolation(self) -> tuple[str, str, Sequence[str]]:
         """(mode in force, network in force, remedies for what is missing)."""
-        return self._around.launcher.describe_isolation()
+        return self._around.hosts.first.launcher.describe_isolation()
 
     def _viewer_arrived(self, session: Session) -> None:
         """Warm the session up for somebody who looks at it: from free slots only, never in line."""
@@ -286,6 +272,6 @@ class ClaudeInstancePool(Dialogue, Evidence):
         if session.record.cli_session is None or session.record.woken_for_viewer:
             return
         with contextlib.suppress(PoolError):
-            if self._around.slots.has_room(session.key):
+            if session.host.is_reached and session.host.slots.has_room(session.key):
                 session.patch(woken_for_viewer=True)
                 session.feed(SessionEvent.VIEWER_ARRIVED)

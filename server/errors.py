@@ -72,6 +72,7 @@ STATUSES: Mapping[str, int] = {
     "uids_exhausted": 503,
     "keeper_unavailable": 503,
     "host_refused": 503,
+    "host_unavailable": 503,
     "store_unavailable": 503,
     "queue_full": 503,
     "too_many_connections": 503,

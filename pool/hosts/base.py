@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 from pool.hosts.conversation import HostClient
 from pool.launch.base import Launcher
+from pool.model import LOCAL
 from pool.workspace.host_files import HostFiles
 
-LOCAL = "local"
-"""The name of this machine."""
+__all__ = ["LOCAL", "PoolHost"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -83,7 +83,7 @@ class InstanceSink(Protocol):
         """The process and all its tree are gone and all output was delivered. Once."""
 
     def launcher_lost(self) -> None:
-        """The launcher is gone and the instance with it; ``exited`` does not follow. Once."""
+        """The way to the host is lost, nothing follows; whether the instance lives it will tell. Once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +204,7 @@ class Launcher(ABC):
 
     @abstractmethod
     def on_lost(self, callback: Callable[[], None]) -> None:
-        """Call ``callback`` when the connection to the host is lost for good (the keeper died)."""
+        """Call ``callback`` when the connection is lost; ``open`` finds the host again, or another keeper."""
 
     async def upgrade(self, *, force: bool) -> Mapping[str, str]:
         """Have the host's keeper and gateway go over to the installed code; what became of each.
@@ -229,6 +229,10 @@ class Launcher(ABC):
     @abstractmethod
     def describe_isolation(self) -> tuple[str, str, Sequence[str]]:
         """(mode in force, network in force, remedies for what is missing)."""
+
+    def carries(self) -> int | None:
+        """How many instances the host carries by its memory; None while that is not known."""
+        return None
 
     def uid_range(self) -> tuple[int, int] | None:
         """(first, last) of the uids that users get here, None where all instances run as the service.

@@ -1,8 +1,9 @@
-"""How a session takes over an instance that runs already: after a restart, after a keeper's death.
+"""How a session takes over an instance that runs already: after a restart, after its host was lost.
 
 First everything that the instance printed meanwhile is read, so that nothing
 new gets a cursor below what viewers have seen. Then the CLI's own word
-decides: which approvals are open, and whether it is at work.
+decides: which approvals are open, and whether it is at work. Until its host
+has told, an instance is unknown: nothing is given to it and nothing ends.
 """
 
 from __future__ import annotations
@@ -39,10 +40,11 @@ _AGAIN_SECONDS = (0.2, 1.0, 5.0, 15.0)
 
 
 class Adoption:
-    """Takes over what an earlier server or keeper left of one session."""
+    """Takes over what an earlier server, or a lost connection to the host, left of one session."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self._finding = asyncio.Lock()
         self.spoilt: Reason | None = None
 
     def tell_spoilt(self) -> None:
@@ -51,8 +53,8 @@ class Adoption:
         if fault is not None:
             self.failed(fault)
 
-    async def adopt(self, work: OpenWork, listing: InstanceListing | None) -> None:
-        """Take over what an earlier server left of this session. ``listing`` None: the host knows nothing."""
+    def restore(self, work: OpenWork) -> None:
+        """Make of the rows what an earlier server had of this session; its instance is unknown yet."""
         session = self._session
         fault = self._restore(work)
         if not work.instances:
@@ -77,20 +79,43 @@ class Adoption:
         )
         instance.on_stuck = session.instance_stuck
         instance.is_held = session.log.is_held
+        instance.is_lost = True
         session.instance = instance
-        session.around.slots.adopt(session.key)
+        session.host.slots.adopt(session.key)
         session.log.begin_instance(instance.id, instance.ordinal, record.offset)
         session.replay.spools[instance.ordinal] = instance.id
         self._stands_as_found()
+        instance.machine.feed(InstanceEvent.HANDSHAKE_DONE)
+        if session.turns.open_turn is not None:
+            instance.machine.feed(InstanceEvent.TURN_STARTED)
+        session.idleness.go_on()
         if fault is not None:
             instance.told_to_stop(fault.message)
             self.failed(fault)
-        if listing is None:
-            session.replay.spools.pop(instance.ordinal)
-            edges.instance_adopted(session, instance, "gone")
-            instance.exited(ExitStatus(), "")
-            return
-        await self._attach(instance, record.offset, listing)
+
+    async def find_again(self) -> None:
+        """The host of an instance that is unknown was reached: take over what it tells."""
+        session = self._session
+        async with self._finding:
+            instance = session.instance
+            if instance is None or instance.has_exited or not instance.is_lost:
+                return
+            listing = session.host.listings.get(instance.id)
+            is_untold = listing is None or listing.exit_status == ExitStatus()
+            if is_untold and instance.handle is not None:
+                # It was ours and nobody saw its end: that is not the session's crash.
+                instance.stop_reason = instance.stop_reason or "its keeper died"
+            if listing is None:
+                session.replay.spools.pop(instance.ordinal, None)
+                edges.instance_adopted(session, instance, "gone")
+                instance.exited(ExitStatus(), "")
+                return
+            try:
+                await self._follow(instance, listing)
+            except Exception:  # noqa: BLE001 - unknown is not dead: it is kept, and asked again
+                _log.exception("instance %s could not be asked; it is asked again", instance.id)
+                instance.is_lost = True
+                session.around.tasks.start(self._follow_later(instance, listing), f"attach:{instance.id}")
 
     def _restore(self, work: OpenWork) -> Reason | None:
         """Turns and approvals as they stood. What cannot be read of them ends; why, if so."""
@@ -123,39 +148,39 @@ class Adoption:
             session.feed(SessionEvent.RESTORE_FAILED, fault)
         session.log.flush()
 
-    async def _attach(self, instance: Instance, offset: int, listing: InstanceListing) -> None:
-        session = self._session
-        instance.machine.feed(InstanceEvent.HANDSHAKE_DONE)
-        if session.turns.open_turn is not None:
-            instance.machine.feed(InstanceEvent.TURN_STARTED)
-        try:
-            await self._follow(instance, offset, listing)
-        except Exception:  # noqa: BLE001 - unknown is not dead: it is kept, and asked again
-            _log.exception("instance %s could not be asked; it is asked again", instance.id)
-            session.around.tasks.start(self._follow_later(instance, listing), f"attach:{instance.id}")
-
     async def _follow_later(self, instance: Instance, listing: InstanceListing) -> None:
+        host = self._session.host
         for seconds in itertools.chain(_AGAIN_SECONDS, itertools.repeat(_AGAIN_SECONDS[-1])):
             await asyncio.sleep(seconds)
-            if instance.has_exited or self._session.around.is_stopping:
-                return
+            if instance.has_exited or self._session.around.is_stopping or not host.is_reached:
+                return  # once its host is reached again, it is found again
             try:
-                await self._follow(instance, instance.received_offset, listing)
+                async with self._finding:
+                    if instance.is_lost:
+                        await self._follow(instance, listing)
             except Exception:  # noqa: BLE001 - as above
                 _log.exception("instance %s could not be asked; it is asked again", instance.id)
+                instance.is_lost = True
             else:
                 return
 
-    async def _follow(self, instance: Instance, offset: int, listing: InstanceListing) -> None:
-        session = self._session
+    async def _follow(self, instance: Instance, listing: InstanceListing) -> None:
+        session, losses = self._session, instance.losses
         try:
-            instance.handle = await session.around.launcher.attach(instance.id, offset, instance)
+            handle = await session.host.launcher.attach(instance.id, instance.received_offset, instance)
+            if instance.losses != losses:
+                return  # it was lost in the same moment
+            instance.found(handle)
             await instance.received(listing.end_offset, _INGEST_SECONDS)
             if listing.exit_status is not None:
                 edges.instance_adopted(session, instance, "ended")
                 async with asyncio.timeout(_ATTACH_SECONDS):
                     await instance.ended.wait()
                 return
+        except KeeperUnavailable:
+            if session.host.is_reached:
+                raise  # it is there and refuses
+            return
         except (PoolError, TimeoutError) as error:
             self._failed(instance, error)
             return
@@ -180,14 +205,11 @@ class Adoption:
                 await self._taken_over(instance, answer)
 
     def _failed(self, instance: Instance, error: PoolError | TimeoutError) -> None:
-        """It is gone, its keeper is, or it does not answer; only the last is stopped."""
+        """It is gone, its host is lost again, or it does not answer; only the last is stopped."""
         session = self._session
         if isinstance(error, InstanceGone):
             instance.exited(ExitStatus(), "")
-        elif isinstance(error, KeeperUnavailable):
-            # It died between the list and now, and told nobody who was not attached yet.
-            session.around.tasks.start(self.after_keeper(instance), f"keeper-lost:{session.key}")
-        else:
+        elif not instance.is_lost:
             code = error.code if isinstance(error, PoolError) else "timeout"
             _log.error("instance %s could not be taken over and is stopped: %s", instance.id, code)
             edges.instance_adopted(session, instance, "failed")
@@ -247,20 +269,3 @@ class Adoption:
         session = self._session
         if session.turns.queued and session.state is SessionState.PARKED:
             session.feed(SessionEvent.TURN_SUBMITTED)
-
-    # --- the keeper's death ------------------------------------------------------------------
-
-    async def after_keeper(self, instance: Instance) -> None:
-        """Read the rest of the dead instance's output through the next keeper; ``exited`` follows."""
-        session = self._session
-        await session.around.keeper_is_back.wait()
-        if instance.has_exited:
-            return
-        try:
-            instance.handle = await session.around.launcher.attach(
-                instance.id, instance.received_offset, instance
-            )
-            async with asyncio.timeout(_INGEST_SECONDS):
-                await instance.ended.wait()
-        except (PoolError, TimeoutError):
-            instance.exited(ExitStatus(), "")

@@ -39,7 +39,7 @@ def prompt(session: Session, record: TurnRecord, content: object) -> AppendAudit
 
 def instance_spawned(session: Session, instance: Instance) -> AppendAudit:
     """An instance is about to be started."""
-    isolation = session.around.launcher.describe_isolation()[0]
+    isolation = session.host.launcher.describe_isolation()[0]
     facts = {"instance": instance.id, "isolation": isolation, "mode": session.record.permission_mode}
     return _of_session(session, "instance.spawned", SERVER, facts)
 

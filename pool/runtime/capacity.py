@@ -9,14 +9,16 @@ from pool.model import InstanceId, InstanceState, SessionKey, SessionState
 from pool.policy.eviction import InstanceFacts
 
 if TYPE_CHECKING:
+    from pool.runtime.hosts import Host
     from pool.runtime.session import Session
 
 
 class Capacity:
-    """Looks at all sessions for ``Slots``."""
+    """Looks at all sessions of ``host`` for its ``Slots``."""
 
-    def __init__(self, sessions: Mapping[SessionKey, Session]) -> None:
+    def __init__(self, sessions: Mapping[SessionKey, Session], host: Host) -> None:
         self._sessions = sessions
+        self._host = host
 
     def candidates(self) -> list[InstanceFacts]:
         """What matters about every live instance when a slot is wanted."""
@@ -32,7 +34,7 @@ class Capacity:
                 is_pinned=session.state is not SessionState.LIVE,
             )
             for session in self._sessions.values()
-            if session.instance is not None
+            if session.host is self._host and session.instance is not None and not session.instance.is_lost
         ]
 
     def leaving(self) -> set[SessionKey]:
@@ -40,7 +42,9 @@ class Capacity:
         return {
             session.key
             for session in self._sessions.values()
-            if session.instance is not None and session.instance.state is InstanceState.STOPPING
+            if session.host is self._host
+            and session.instance is not None
+            and session.instance.state is InstanceState.STOPPING
         }
 
     def evict(self, instance_id: InstanceId) -> None:

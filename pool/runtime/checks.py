@@ -23,7 +23,8 @@ class Checks:
             "keeper": self._keeper(),
             "isolation": self._isolation(),
             "gateway": self._gateway(),
-            "launches": self._around.launches.health(),
+            **self._hosts(),
+            "launches": self._launches(),
             **self._watched(),
             "database": self._database,
             "cli": dict(self._around.cli_check),
@@ -44,17 +45,37 @@ class Checks:
             self._database = {"ok": True, "detail": "answers"}
 
     def _keeper(self) -> dict[str, Any]:
-        up = self._around.keeper_is_back.is_set()
+        here = self._around.hosts.here
+        if here is None:
+            return {"ok": True, "detail": "no instance runs on this machine"}
+        up = here.is_reached
         return {"ok": up, "detail": "attached" if up else "gone; another one is being started"}
 
+    def _hosts(self) -> dict[str, dict[str, Any]]:
+        """Other machines, where there are any: which cannot be reached, and why."""
+        hosts = [host for host in self._around.hosts if not host.is_here]
+        away = [f"{host.name} cannot be reached ({host.trouble})" for host in hosts if not host.is_reached]
+        if not hosts:
+            return {}
+        return {"hosts": {"ok": not away, "detail": "; ".join(away) or f"{len(hosts)} reached"}}
+
+    def _launches(self) -> dict[str, Any]:
+        hosts = list(self._around.hosts)
+        paused = [(host, host.launches.health()) for host in hosts if host.launches.are_paused]
+        if not paused:
+            return hosts[0].launches.health()
+        if len(hosts) == 1:
+            return paused[0][1]
+        return {"ok": False, "detail": "; ".join(f"{host.name}: {told['detail']}" for host, told in paused)}
+
     def _gateway(self) -> dict[str, Any]:
-        uid, obstacle = self._around.launcher.gateway_user()
+        uid, obstacle = self._around.hosts.first.launcher.gateway_user()
         who = "the service's own user" if uid is None else f"uid {uid}, without any rights"
         detail = f"the model gateway runs as {who}"
         return {"ok": True, "detail": f"{detail}; {obstacle}" if obstacle else detail, "uid": uid}
 
     def _isolation(self) -> dict[str, Any]:
-        mode, network, remedies = self._around.launcher.describe_isolation()
+        mode, network, remedies = self._around.hosts.first.launcher.describe_isolation()
         kept_apart = mode == "bwrap" and network != "open"
         detail = f"mode {mode}, network {network}"
         if not kept_apart:

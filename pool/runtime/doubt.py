@@ -37,7 +37,7 @@ class Doubt:
         return judge_health(
             HealthFacts(
                 has_exited=instance.has_exited,
-                is_reachable=self._session.around.keeper_is_back.is_set(),
+                is_reachable=self._session.host.is_reached and not instance.is_lost,
                 unanswered_seconds=self._now() - self._asked_at if waits else None,
             )
         )

@@ -42,8 +42,8 @@ def instance_ended(session: Session, instance: Instance, status: ExitStatus) -> 
     _lose_turns(session, reason)
     session.approvals.close_all()
     session.idleness.stop()
-    session.around.slots.release(session.key)
-    session.around.instance_ended(instance.id)
+    session.host.slots.release(session.key)
+    session.around.instance_ended(session.host, instance.id)
     if not was_waking:
         _tell_session(session, instance, status, reason)
     session.log.flush()

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
-from pool.launch.process_table import ProcessReport, count_zombies
-from pool.model import InstanceState
+from pool.errors import PoolError
+from pool.launch.process_table import ProcessReport, StrayProcess, TreeFigures, count_zombies
+from pool.model import InstanceInfo, InstanceState
 from pool.policy.health import Health
 from pool.runtime import figures
 from pool.runtime.checks import Checks
 from pool.runtime.counters import Metric, gauge, gauges
+from pool.runtime.hosts import Host
+from pool.runtime.instance import Instance
 from pool.runtime.supervisor import Supervisor
 from pool.runtime.watches.watches import Watches
 
+_log = logging.getLogger(__name__)
 _SHOWN_STATES = ("starting", "ready", "busy", "stopping", "stuck")
 
 
@@ -31,7 +37,7 @@ class Evidence:
         """The pool's part of ``GET /health``; starts and touches nothing."""
         counts = Counter(instance.state for instance in self._supervisor.live_instances())
         users = {instance.key.user_id for instance in self._supervisor.live_instances()}
-        slots = self._supervisor.around.slots
+        hosts = self._supervisor.around.hosts
         checks = {**self._checks.results(), "stuck": _stuck(counts[InstanceState.STUCK])}
         instances = {state: counts[InstanceState(state)] for state in _SHOWN_STATES}
         instances["busy"] += counts[InstanceState.DRAINING]
@@ -41,19 +47,37 @@ class Evidence:
             "instances": {"total": sum(counts.values()), **instances},
             "users": {"active": len(users)},
             "queue": {
-                "length": slots.queue_length,
-                "oldest_seconds": slots.oldest_wait(self._supervisor.around.clock.monotonic()),
+                "length": sum(host.slots.queue_length for host in hosts),
+                "oldest_seconds": self._oldest_wait(),
             },
             "checks": checks,
         }
 
+    def _info(self, instance: Instance) -> InstanceInfo:
+        host = self._supervisor.sessions[instance.key].host
+        # a pid of another machine is somebody else's here
+        pid = instance.pid if host.is_here else None
+        return InstanceInfo(
+            instance.id,
+            instance.key.user_id,
+            instance.key.session_id,
+            instance.state,
+            instance.pid,
+            instance.started_at,
+            instance.turns,
+            figures.rss_bytes(pid),
+            figures.cpu_seconds(pid),
+            instance.handle.isolation if instance.handle is not None else "none",
+            host.name,
+        )
+
     def uid_range(self) -> tuple[int, int] | None:
         """(first, last) of the Linux uids that users get, None where all run as the service."""
-        return self._supervisor.around.launcher.uid_range()
+        return self._supervisor.around.hosts.first.launcher.uid_range()
 
     def gateway_user(self) -> tuple[int | None, str | None]:
         """(uid of the model gateway, None for the service's own; what keeps it from having one, or None)."""
-        return self._supervisor.around.launcher.gateway_user()
+        return self._supervisor.around.hosts.first.launcher.gateway_user()
 
     async def run_checks(self) -> None:
         """Look again at what the health page tells: database, disk, keeper."""
@@ -62,8 +86,9 @@ class Evidence:
     def unready_reasons(self) -> list[str]:
         """Why new work is not admitted; empty when it is."""
         reasons = ["draining"] if self._is_draining else []
-        if not self._supervisor.around.keeper_is_back.is_set():
-            reasons.append("no keeper")
+        hosts = self._supervisor.around.hosts
+        if not hosts.reached:
+            reasons.append("no keeper" if len(hosts) == 1 else "no host")
         if (trouble := self._watches.disk.trouble) is not None:
             reasons.append(trouble)
         if (trouble := self._checks.database_trouble) is not None:
@@ -74,26 +99,49 @@ class Evidence:
         """All counters and gauges. ``/proc`` is read in a thread, a few small files an instance."""
         around = self._supervisor.around
         found = [*around.counters.metrics(), *self._gauges()]
-        pids = [instance.pid for instance in self._supervisor.live_instances() if instance.pid is not None]
-        return found + await asyncio.to_thread(_process_gauges, pids, around.launcher.supervisor_pids())
+        here = around.hosts.here
+        instances = self._supervisor.live_instances(host=here) if here is not None else []
+        pids = [instance.pid for instance in instances if instance.pid is not None]
+        return found + await asyncio.to_thread(_process_gauges, pids, around.hosts.supervisor_pids())
 
     async def process_report(self) -> ProcessReport:
-        """The trees of all live instances and the orphans, from one pass over ``/proc`` in a thread."""
-        around = self._supervisor.around
+        """The trees of all live instances and the orphans, each host's from one pass over its ``/proc``.
+
+        A host that cannot be reached is left out.
+        """
+        hosts = [host for host in self._supervisor.around.hosts if host.is_here or host.is_reached]
+        reports = await asyncio.gather(*(self._report(host) for host in hosts), return_exceptions=True)
+        trees: dict[str, TreeFigures] = {}
+        orphans: list[StrayProcess] = []
+        for host, report in zip(hosts, reports, strict=True):
+            if isinstance(report, ProcessReport):
+                trees |= report.trees
+                orphans += report.orphans
+            elif host.is_here or not isinstance(report, PoolError):
+                raise report
+            else:
+                _log.warning("the processes of the host %s are not told: %s", host.name, report.message)
+        return ProcessReport(trees, orphans)
+
+    async def _report(self, host: Host) -> ProcessReport:
         # What lives without a session (one that tries the CLI out) is the keeper's all the same.
-        listed = {one.instance_id for one in await around.launcher.list() if one.exit_status is None}
-        live = self._supervisor.live_instances()
+        listed = {one.instance_id for one in await host.launcher.list() if one.exit_status is None}
+        live = self._supervisor.live_instances(host=host)
         pids = {str(instance.id): instance.pid for instance in live if instance.pid is not None}
         known = {str(one) for one in listed | {instance.id for instance in live}}
-        keepers = around.launcher.supervisor_pids()
-        return await asyncio.to_thread(around.launcher.process_report, pids, known, keepers)
+        keepers = host.launcher.supervisor_pids()
+        return await asyncio.to_thread(host.launcher.process_report, pids, known, keepers)
+
+    def _oldest_wait(self) -> float:
+        around = self._supervisor.around
+        return max(host.slots.oldest_wait(around.clock.monotonic()) for host in around.hosts)
 
     def _gauges(self) -> list[Metric]:
         around = self._supervisor.around
         sessions = list(self._supervisor.sessions.values())
         states = Counter(instance.state for instance in self._supervisor.live_instances())
         alive = [state for state in InstanceState if state is not InstanceState.EXITED]
-        slots = around.slots
+        hosts = list(around.hosts)
         healths = Counter(session.doubt.health for session in sessions if session.instance is not None)
         viewers = sum(len(session.channel.subscriptions) for session in sessions)
         waiting = sum(len(session.approvals) for session in sessions)
@@ -110,15 +158,7 @@ class Evidence:
                 "health",
                 [(health.value, healths[health]) for health in Health if health is not Health.DEAD],
             ),
-            gauge("claude_pool_instances_limit", "Instances that may live at a time.", slots.limit),
-            gauge("claude_pool_slots_taken", "Slots that are taken.", len(slots.holders)),
             gauge("claude_pool_sessions", "Sessions in memory.", len(sessions)),
-            gauge("claude_pool_waiting", "Sessions in line for an instance.", slots.queue_length),
-            gauge(
-                "claude_pool_oldest_wait_seconds",
-                "How long the first in line has waited; 0 when nobody waits.",
-                slots.oldest_wait(around.clock.monotonic()),
-            ),
             gauge("claude_pool_backlog_bytes", "What waits in memory to be stored.", around.backlog.total),
             gauge(
                 "claude_pool_backlog_held",
@@ -127,12 +167,39 @@ class Evidence:
             ),
             gauge("claude_pool_viewers", "Subscriptions to sessions.", viewers),
             gauge("claude_pool_permissions_open", "Approvals that wait for an answer.", waiting),
+            *self._slot_gauges(hosts),
+            *_host_gauges(hosts),
+        ]
+
+    def _slot_gauges(self, hosts: Sequence[Host]) -> list[Metric]:
+        """Of all hosts together."""
+        return [
+            gauge(
+                "claude_pool_instances_limit",
+                "Instances that may live at a time.",
+                sum(host.slots.limit for host in hosts),
+            ),
+            gauge(
+                "claude_pool_slots_taken",
+                "Slots that are taken.",
+                sum(len(host.slots.holders) for host in hosts),
+            ),
+            gauge(
+                "claude_pool_waiting",
+                "Sessions in line for an instance.",
+                sum(host.slots.queue_length for host in hosts),
+            ),
+            gauge(
+                "claude_pool_oldest_wait_seconds",
+                "How long the first in line has waited; 0 when nobody waits.",
+                self._oldest_wait(),
+            ),
             gauge(
                 "claude_pool_launches_paused",
                 "1 while no instance is started because launches of several users failed.",
-                around.launches.are_paused,
+                any(host.launches.are_paused for host in hosts),
             ),
-            gauge("claude_pool_keeper_up", "1 while a keeper is attached.", around.keeper_is_back.is_set()),
+            gauge("claude_pool_keeper_up", "1 while a keeper is attached.", any(h.is_reached for h in hosts)),
         ]
 
 
@@ -143,6 +210,29 @@ def _stuck(count: int) -> dict[str, Any]:
             f"{count} outlived KILL, or the keeper does not say whether they live: their slots stay taken"
         )
     return {"ok": not count, "detail": detail}
+
+
+def _host_gauges(hosts: Sequence[Host]) -> list[Metric]:
+    return [
+        gauges(
+            "claude_pool_host_up",
+            "1 while the host is reached.",
+            "host",
+            [(host.name, host.is_reached) for host in hosts],
+        ),
+        gauges(
+            "claude_pool_host_slots_taken",
+            "Slots that are taken, by host.",
+            "host",
+            [(host.name, len(host.slots.holders)) for host in hosts],
+        ),
+        gauges(
+            "claude_pool_host_slots",
+            "Instances that may live at a time, by host.",
+            "host",
+            [(host.name, host.slots.limit) for host in hosts],
+        ),
+    ]
 
 
 def _process_gauges(pids: list[int], keepers: set[int]) -> list[Metric]:

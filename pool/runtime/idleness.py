@@ -50,7 +50,7 @@ class Idleness:
         """There is nothing to do: the time runs, and whoever waits for a slot may have this one's."""
         self.watch()
         if self._session.is_idle:
-            self._session.around.slots.look_again()
+            self._session.host.slots.look_again()
 
     def recycle(self) -> bool:
         """Park a worn instance that has served somebody, so that what is queued goes to a new one."""

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pool.errors import InstanceGone, PoolError
+from pool.errors import InstanceGone, KeeperUnavailable, PoolError
 from pool.launch.base import InstanceHandle, StopGraces
 from pool.lifecycle.instance import InstanceEvent, InstanceMachine
 from pool.model import ExitStatus, InstanceId, InstanceState, SessionKey
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 # What a keeper may take longer than the graces that it was given.
 _KEEPER_SECONDS = 5.0
+# One that cannot be reached is not waited for: whoever finds it again ends it.
+_LOST_SECONDS = 2.0
 # While output is held the end waits behind it, however long the process has been gone.
 _HELD_SECONDS = 20.0
 
@@ -41,7 +43,7 @@ class Owner(Protocol):
         """The process and its tree are gone, every line was received. Once."""
 
     def keeper_lost(self, instance: Instance) -> None:
-        """The keeper died and the instance with it; its spool can be read through the next one."""
+        """The way to the keeper is lost; whether the instance lives is asked when it is found again."""
 
 
 class Instance:
@@ -84,6 +86,8 @@ class Instance:
         self.failures = 0
         self.is_answering = False
         self.is_held = False
+        self.is_lost = False  # unknown, until its host is reached again
+        self.losses = 0
         self.heard_at = asyncio.get_running_loop().time()
         self.on_stuck: Callable[[Instance], None] = lambda _instance: None
         self.ended = asyncio.Event()
@@ -155,11 +159,19 @@ class Instance:
         self._progress.set()
 
     def launcher_lost(self) -> None:
-        """The keeper is gone."""
+        """The way to its host is lost."""
         self.is_answering = False
+        self.is_lost = True
+        self.losses += 1
+        self._progress.set()
         self._fail_questions()
         if not self.has_exited:
             self._owner.keeper_lost(self)
+
+    def found(self, handle: InstanceHandle) -> None:
+        """Its host is reached, and this is what it is known by now."""
+        self.handle = handle
+        self.is_lost = False
 
     def _fail_questions(self) -> None:
         for future in self._answers.values():
@@ -210,6 +222,8 @@ class Instance:
 
     async def write(self, line: bytes) -> None:
         """Write one line to the CLI. Raises ``InstanceGone``, ``InputBlocked``, ``KeeperUnavailable``."""
+        if self.is_lost and not self.has_exited:
+            raise KeeperUnavailable(f"the host of instance {self.id} cannot be reached")
         if self.handle is None or self.has_exited:
             raise InstanceGone(f"instance {self.id} has no process")
         await self.handle.write(line)
@@ -244,9 +258,14 @@ class Instance:
     # --- waiting and ending ------------------------------------------------------------
 
     async def received(self, offset: int, timeout_seconds: float) -> None:
-        """Wait until all output before ``offset`` has come here. Raises ``TimeoutError``."""
+        """Wait until all output before ``offset`` has come here.
+
+        Raises ``TimeoutError``, and ``KeeperUnavailable`` when its host is lost.
+        """
         async with asyncio.timeout(timeout_seconds):
             while self.received_offset < offset and not self.has_exited:
+                if self.is_lost:
+                    raise KeeperUnavailable(f"the host of instance {self.id} cannot be reached")
                 self._progress.clear()
                 await self._progress.wait()
 
@@ -269,10 +288,18 @@ class Instance:
             async with asyncio.timeout(climbing + _KEEPER_SECONDS):
                 with contextlib.suppress(PoolError):
                     await self.handle.stop(graces)
-            async with asyncio.timeout(graces.kill + (_HELD_SECONDS if self.is_held else 2)):
+            async with asyncio.timeout(_telling_seconds(self, graces)):
                 await self.ended.wait()
         except TimeoutError:
+            if self.is_lost:
+                return  # unknown is not stuck: it is ended when its host is reached again
             if self.machine.can(InstanceEvent.LADDER_EXHAUSTED):
                 self.machine.feed(InstanceEvent.LADDER_EXHAUSTED)
                 self.on_stuck(self)
             self.resolved.set()
+
+
+def _telling_seconds(instance: Instance, graces: StopGraces) -> float:
+    if instance.is_lost:
+        return _LOST_SECONDS
+    return graces.kill + (_HELD_SECONDS if instance.is_held else 2)

@@ -70,7 +70,7 @@ def _tool_limits(session: Session) -> tuple[ToolLimits | None, str | None]:
     # a CLI that calls the program in another way could run no command at all
     if limits is None or not around.features.tool_limits:
         return None, None
-    return limits, around.launcher.tool_prefix(limits)
+    return limits, session.host.launcher.tool_prefix(limits)
 
 
 def new_instance(session: Session) -> Instance:
@@ -98,8 +98,8 @@ def new_instance(session: Session) -> Instance:
                 ordinal=instance.ordinal,
                 state=InstanceState.STARTING,
                 epoch=around.epoch,
-                host="local",
-                isolation=around.launcher.describe_isolation()[0],
+                host=session.host.name,
+                isolation=session.host.launcher.describe_isolation()[0],
                 started_at=now,
                 started_clock=instance.started_clock,
             )

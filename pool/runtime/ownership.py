@@ -12,6 +12,7 @@ from pool.model import UserId
 from pool.workspace.workspaces import WorkspacePaths
 
 if TYPE_CHECKING:
+    from pool.runtime.hosts import Host
     from pool.runtime.session import Session
     from pool.runtime.surroundings import Surroundings
 
@@ -25,12 +26,12 @@ async def prepared_paths(session: Session) -> WorkspacePaths:
     Raises what ``Workspaces.ensure`` and ``Store.uid_of`` raise.
     """
     around, user, template = session.around, session.key.user_id, session.record.template
-    uid = await _uid_of(around, user)
+    uid = await _uid_of(around, session.host, user)
     ensure = around.workspaces.ensure
     paths = await _on_disk(around, user, partial(ensure, user, template, uid=uid))
     if paths.is_settled:
         return paths
-    listed = await around.launcher.list()
+    listed = await session.host.launcher.list()
     if any(one.exit_status is None and one.labels.get("user") == user for one in listed):
         return paths
     paths = await _on_disk(around, user, partial(ensure, user, template, uid=uid, may_change_owner=True))
@@ -55,13 +56,13 @@ def _done(around: Surroundings, user: UserId, work: asyncio.Future[WorkspacePath
         work.exception()  # whoever waits raises it; nobody may wait any more
 
 
-async def _uid_of(around: Surroundings, user: UserId) -> int | None:
-    uids = around.launcher.uid_range()
+async def _uid_of(around: Surroundings, host: Host, user: UserId) -> int | None:
+    uids = host.launcher.uid_range()
     if uids is None:
         return None
     # the first is for trials, the last two for the server and the model gateway
     first, last = uids[0] + 1, uids[1] - 2
-    if around.highest_uid is None:
+    if host.highest_uid is None:
         # Once: it looks at every user's directory, and one of those disks may not answer later.
-        around.highest_uid = await asyncio.to_thread(around.workspaces.highest_uid)
-    return await around.store.uid_of(user, first, last, around.highest_uid)
+        host.highest_uid = await asyncio.to_thread(host.files.highest_uid)
+    return await around.store.uid_of(user, first, last, host.highest_uid)

@@ -68,6 +68,7 @@ class Session:
         self.record = record
         self.key = record.key
         self.around = surroundings
+        self.host = surroundings.hosts.of(record.key.user_id)
         self.machine = SessionMachine(str(record.key), _settled(record.state))
         self.channel = Channel(head=record.position, budget_bytes=config.viewer_budget_bytes)
         self.envelope = Envelope(record.key.session_id)
@@ -86,7 +87,7 @@ class Session:
             record.key,
             surroundings.store,
             self.envelope,
-            surroundings.launcher.read_spool,
+            self.host.launcher.read_spool,
             config.viewer_budget_bytes,
             config.max_line_bytes,
         )
@@ -126,6 +127,7 @@ class Session:
         return (
             self.instance is not None
             and self.instance.state is InstanceState.READY
+            and not self.instance.is_lost
             and self.turns.open_turn is None
             and not self.turns.queued
             and not self.instance.background
@@ -153,7 +155,7 @@ class Session:
         self.log.flush()
         await self.log.settled()
         await pause_point("accept.after_store")
-        return replace(accepted, place=self.around.slots.place(self.key))
+        return replace(accepted, place=self.host.slots.place(self.key))
 
     def revive(self) -> None:
         """A new message resets what only a person may reset: a fault, an archive."""
@@ -221,6 +223,10 @@ class Session:
             graces = StopGraces(end_of_input=0, term=self.around.config.stop_grace_seconds)
             self.around.tasks.start(self.instance.end(graces, reason), f"stop:{self.instance.id}")
 
+    def knows_instance(self) -> bool:
+        """Can the instance be told anything?"""
+        return self.instance is None or not self.instance.is_lost
+
     def turn_ended(self, turn: Turn) -> None:
         """Exactly once for each turn."""
         edges.turn_ended(self, turn)
@@ -282,11 +288,7 @@ class Session:
             instance_stuck(self, instance)
 
     def keeper_lost(self, instance: Instance) -> None:
-        """The keeper died: what the instance had printed is read through the next keeper."""
-        if instance is self.instance:
-            # Nothing is dispatched to it from here on, and its end is not the session's crash.
-            instance.stop_reason = instance.stop_reason or "its keeper died"
-            self.around.tasks.start(self.adoption.after_keeper(instance), f"keeper-lost:{self.key}")
+        """Nothing of it is known: ``Adoption.find_again`` goes on when its host is reached."""
 
     def quiet(self) -> None:
         """The server stops: no timer of this session fires any more."""

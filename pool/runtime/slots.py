@@ -89,6 +89,11 @@ class Slots:
         """How many slots there are."""
         return self._max_instances
 
+    @limit.setter
+    def limit(self, limit: int) -> None:
+        self._max_instances = limit
+        self.look_again()
+
     @property
     def queue_length(self) -> int:
         """How many wait."""

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 from pool.errors import PoolError
-from pool.launch.base import InstanceListing, StopGraces
+from pool.launch.base import StopGraces
 from pool.model import InstanceId
+from pool.runtime.hosts import Host
 from pool.runtime.surroundings import Surroundings
 
 _log = logging.getLogger(__name__)
 
 
-async def end_strangers(
-    around: Surroundings, listings: Mapping[InstanceId, InstanceListing], known: Collection[InstanceId]
-) -> list[InstanceId]:
-    """End those of ``listings`` that live and are not ``known``; returns which."""
+async def end_strangers(around: Surroundings, host: Host, known: Collection[InstanceId]) -> list[InstanceId]:
+    """End those of ``host`` that live and are not ``known``; returns which."""
+    listings = host.listings
     found = [one for one, listing in listings.items() if listing.exit_status is None and one not in known]
     for instance_id in found:
         around.counters.orphans.add()
         _log.warning("instance %s belongs to no session and is ended", instance_id)
         with contextlib.suppress(PoolError):  # it went away by itself
-            handle = await around.launcher.attach(instance_id, listings[instance_id].end_offset, _Stranger())
+            handle = await host.launcher.attach(instance_id, listings[instance_id].end_offset, _Stranger())
             await handle.stop(StopGraces(end_of_input=0, term=1))
     return found
 

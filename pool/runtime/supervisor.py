@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from pool.errors import Conflict, NotFound, PoolError, QuotaExceeded
-from pool.launch.base import InstanceListing, StopGraces
+from pool.errors import Conflict, NotFound, QuotaExceeded
+from pool.launch.base import StopGraces
 from pool.lifecycle.session import SessionEvent
 from pool.model import (
     BEGINNING,
@@ -22,13 +21,13 @@ from pool.model import (
 )
 from pool.runtime.capacity import Capacity
 from pool.runtime.conformance.late import end_told_turns
+from pool.runtime.hosts import Host
 from pool.runtime.instance import Instance
 from pool.runtime.mending import SpoiltRows, fault_of, mended
-from pool.runtime.reopening import Reopening
 from pool.runtime.session import Session
-from pool.runtime.strangers import end_strangers
 from pool.runtime.surroundings import Surroundings
-from pool.store.base import InstanceRecord, OpenWork, PutSession, SessionRecord
+from pool.runtime.taking_over import TakingOver
+from pool.store.base import InstanceRecord, PutSession, SessionRecord
 
 _log = logging.getLogger(__name__)
 _INTERRUPT_SECONDS = 0.5
@@ -46,20 +45,23 @@ class Supervisor:
         self.on_user_busy: Callable[[UserId], None] = lambda _user: None
         surroundings.instance_ended = self.forget_later
         surroundings.store.on_spoilt = SpoiltRows(surroundings.counters).tell
-        capacity = Capacity(self.sessions)
-        surroundings.slots.evict = capacity.evict
-        surroundings.slots.candidates = capacity.candidates
-        surroundings.slots.leaving = capacity.leaving
-        surroundings.launcher.on_lost(Reopening(surroundings).keeper_lost)
+        self._taking_over = TakingOver(surroundings, self.sessions, self.load, self.forget_later)
+        for host in surroundings.hosts:
+            capacity = Capacity(self.sessions, host)
+            host.slots.evict = capacity.evict
+            host.slots.candidates = capacity.candidates
+            host.slots.leaving = capacity.leaving
 
     # --- sessions -----------------------------------------------------------------------
 
-    def live_instances(self, user_id: UserId | None = None) -> list[Instance]:
-        """Every instance that has not exited."""
+    def live_instances(self, user_id: UserId | None = None, host: Host | None = None) -> list[Instance]:
+        """Every instance that has not exited: all, or those of a user, of a host."""
         return [
             session.instance
             for session in self.sessions.values()
-            if session.instance is not None and (user_id is None or session.key.user_id == user_id)
+            if session.instance is not None
+            and (user_id is None or session.key.user_id == user_id)
+            and (host is None or session.host is host)
         ]
 
     async def find(self, key: SessionKey) -> Session | None:
@@ -69,7 +71,7 @@ class Supervisor:
             self._loading[key] += 1
             try:
                 record = await self.around.store.get_session(key)
-                session = await self._load(record) if record is not None else None
+                session = await self.load(record) if record is not None else None
             finally:
                 self._loading[key] -= 1
                 self._loading += Counter()  # drops who is at zero
@@ -97,7 +99,7 @@ class Supervisor:
     async def get_or_create(self, key: SessionKey, template: SessionRecord) -> tuple[Session, bool]:
         """The session, made from ``template`` if there is none: (session, was it made).
 
-        Raises ``QuotaExceeded`` at ``max_sessions`` and ``Conflict`` for an id
+        Raises ``HostUnavailable``, ``QuotaExceeded`` at ``max_sessions`` and ``Conflict`` for an id
         that differs from another one only in case.
         """
         session = await self.find(key)
@@ -109,6 +111,7 @@ class Supervisor:
                 f"quota exceeded: {key.user_id} may have {limit} sessions; archive one",
                 details={"quota": "max_sessions", "limit": limit},
             )
+        await self.around.hosts.placed(key.user_id)
         try:
             await self.around.store.commit([PutSession(template)])
         except Conflict:
@@ -119,7 +122,9 @@ class Supervisor:
         session = await self.get(key)
         return session, True
 
-    async def _load(self, record: SessionRecord, live: Sequence[InstanceRecord] = ()) -> Session:
+    async def load(self, record: SessionRecord, live: Sequence[InstanceRecord] = ()) -> Session:
+        """The session of this row; ``live`` are its instances that have not exited."""
+        await self.around.hosts.placed(record.key.user_id)
         number = await self.around.store.next_turn_number(record.key)
         exited = await self.around.store.exited_instances(record.key)
         message_ids = await self.around.store.message_ids(record.key)
@@ -142,67 +147,23 @@ class Supervisor:
     # --- after a restart ------------------------------------------------------------------
 
     async def attach(self) -> None:
-        """Claim an epoch above every other, attach to the keeper, take running instances over."""
-        around = self.around
-        epoch = await around.store.claim_epoch(1)
-        in_force = await around.launcher.open(epoch)
-        if in_force > epoch:
-            epoch = await around.store.claim_epoch(in_force)
-        around.epoch = epoch
-        around.keeper_is_back.set()
+        """See ``TakingOver.attach``; nothing of a start that fails goes on."""
         try:
-            await self._take_over()
+            await self._taking_over.attach()
         except BaseException:
-            around.is_stopping = True
+            self.around.is_stopping = True
             await self.aclose()
             raise
 
-    async def _take_over(self) -> None:
-        around = self.around
-        began = time.perf_counter()
-        listings = {listing.instance_id: listing for listing in await around.launcher.list()}
-        work = await around.store.open_work()
-        # Of all of them before anybody wakes: else a queued message takes the slot of one that runs.
-        around.slots.adopt(*(item.session.key for item in work if item.instances))
-        await asyncio.gather(*(self._adopt(item, listings) for item in work))
-        taken = [item for item in work if item.session.key in self.sessions]
-        known = {record.instance_id for item in taken for record in item.instances}
-        for instance_id in await end_strangers(around, listings, known):
-            self.forget_later(instance_id)
-        around.counters.reconcile.observe(time.perf_counter() - began)
-        self._schedule_forgetting(listings.values())
-
-    async def _adopt(self, work: OpenWork, listings: dict[InstanceId, InstanceListing]) -> None:
-        listing = listings.get(work.instances[-1].instance_id) if work.instances else None
-        try:
-            session = await self._load(work.session, work.instances)
-        except PoolError:
-            raise  # the database does not work: nobody can be taken over
-        except Exception:  # noqa: BLE001 - one user's failure never stops the server
-            _log.exception("session %s could not be loaded; its instance is ended", work.session.key)
-            self.around.slots.release(work.session.key)
-            return
-        try:
-            await session.adoption.adopt(work, listing)
-        except Exception as error:  # noqa: BLE001 - as above
-            _log.exception("session %s could not be taken over", session.key)
-            session.adoption.failed(
-                Reason("not_restored", f"it could not be taken over ({type(error).__name__})")
-            )
-
-    def _schedule_forgetting(self, listings: Iterable[InstanceListing]) -> None:
-        for listing in listings:
-            if listing.exit_status is not None:
-                self.forget_later(listing.instance_id)
-
-    def forget_later(self, instance_id: InstanceId) -> None:
+    def forget_later(self, host: Host, instance_id: InstanceId) -> None:
         """Keep an ended instance's spool for replay, then remove it."""
         delay = self.around.config.delta_retention_seconds
-        asyncio.get_running_loop().call_later(delay, self._forget, instance_id)
+        asyncio.get_running_loop().call_later(delay, self._forget, host, instance_id)
 
-    def _forget(self, instance_id: InstanceId) -> None:
-        if not self.around.is_stopping:
-            self.around.tasks.start(self.around.launcher.forget(instance_id), f"forget:{instance_id}")
+    def _forget(self, host: Host, instance_id: InstanceId) -> None:
+        # Of a host that cannot be reached what has ended is forgotten after its return.
+        if not self.around.is_stopping and host.is_reached:
+            self.around.tasks.start(host.launcher.forget(instance_id), f"forget:{instance_id}")
 
     def features_changed(self) -> None:
         """It came out what the CLI can do: turns whose end it will not tell are ended."""

@@ -11,14 +11,12 @@ from typing import Any
 from pool.clock import Clock
 from pool.config import PoolConfig
 from pool.errors import PoolError
-from pool.launch.base import Launcher
 from pool.model import InstanceId, UserId
 from pool.runtime.backlog import Backlog
 from pool.runtime.conformance.features import Features
 from pool.runtime.counting import Counters
-from pool.runtime.launches import Launches
+from pool.runtime.hosts import Host, Hosts
 from pool.runtime.running import RunningTurns
-from pool.runtime.slots import Slots
 from pool.runtime.tool_policy import ToolPolicy
 from pool.store.base import Store
 from pool.workspace.host_files import HostFiles
@@ -69,34 +67,27 @@ class Surroundings:
     ``cli_stamp`` tells the CLI's program from every other one (a failure
     is a ``PoolError`` or ``OSError``); ``features`` is what it can do, and
     ``cli_check`` how that is told on the health page. ``disk_work`` is what
-    a thread does on a user's disk now; ``highest_uid`` owned something here at
-    the first start.
+    a thread does on a user's disk now.
     """
 
     config: PoolConfig
     clock: Clock
     store: Store
-    launcher: Launcher
+    hosts: Hosts
     workspaces: HostFiles
-    slots: Slots
-    spawn_gate: asyncio.Semaphore
     backlog: Backlog
     tasks: Tasks = field(default_factory=Tasks)
     counters: Counters = field(default_factory=Counters)
-    keeper_is_back: asyncio.Event = field(default_factory=asyncio.Event)
     epoch: int = 0
     is_stopping: bool = False
-    instance_ended: Callable[[InstanceId], None] = lambda _instance: None
+    instance_ended: Callable[[Host, InstanceId], None] = lambda _host, _instance: None
     cli_stamp: Callable[[], str] = lambda: ""
     features: Features = field(default_factory=Features)
     tool_policy: ToolPolicy = field(init=False)
-    launches: Launches = field(init=False)
     running: RunningTurns = field(init=False)
-    highest_uid: int | None = None
     disk_work: dict[UserId, asyncio.Future[Any]] = field(default_factory=dict)
     cli_check: Mapping[str, Any] = field(default_factory=lambda: {"ok": True, "detail": "not checked yet"})
 
     def __post_init__(self) -> None:
         self.tool_policy = ToolPolicy(self.config)
         self.running = RunningTurns(self.config.quotas)
-        self.launches = Launches(self.clock, self.config.queue_timeout_seconds)

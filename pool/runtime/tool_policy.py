@@ -194,7 +194,7 @@ def _places(session: Session, cwd: object) -> Places:
     around = session.around
     workspace: str | None = WORKSPACE
     home: str | None = HOME
-    if around.launcher.describe_isolation()[0] != "bwrap":
+    if session.host.launcher.describe_isolation()[0] != "bwrap":
         try:
             paths = around.workspaces.paths(session.key.user_id)
             workspace, home = str(paths.workspace), str(paths.home)
@@ -209,7 +209,7 @@ async def _open_calls(session: Session, instance: Instance, end_offset: int) -> 
     offset = max(0, end_offset - LOOK_BACK_BYTES)
     found: dict[str, ControlRequest] = {}
     while offset < end_offset:
-        start, data = await session.around.launcher.read_spool(instance.id, offset, _READ_BYTES)
+        start, data = await session.host.launcher.read_spool(instance.id, offset, _READ_BYTES)
         if not data:
             break
         if framer is None or start != offset:

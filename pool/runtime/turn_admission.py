@@ -86,11 +86,12 @@ class TurnAdmission:
         """Count one turn more, which the caller puts into the session's queue before anything else.
 
         Raises ``PoolFull``, ``QuotaExceeded``, ``RateLimited``, ``QueueFull``,
-        ``LaunchesPaused`` or ``StoreUnavailable``; nothing was counted then.
+        ``LaunchesPaused``, ``HostUnavailable`` or ``StoreUnavailable``; nothing was counted then.
         """
         user = session.key.user_id
         quota = self._around.config.quotas.for_user(user)
         now = self._around.clock.monotonic()
+        session.host.check()
         if self._around.backlog.is_full:
             raise StoreUnavailable(
                 "the database does not take what it is given; try again", retry_after_seconds=10
@@ -100,8 +101,8 @@ class TurnAdmission:
         _raise(check_queued_turns(self.queued_turns(user), quota))
         _raise(self._rates.check(user, quota.turns_per_minute, now))
         if session.instance is None:
-            self._around.launches.check()
-        self._around.slots.check(session.key, may_wait=True)
+            session.host.launches.check()
+        session.host.slots.check(session.key, may_wait=True)
         self._rates.take(user, now)
         self._queueing.setdefault(user, set()).add(session)
 

@@ -69,6 +69,9 @@ class Effects(Protocol):
     def stop_instance(self, reason: str) -> None:
         """End the instance: it did not listen."""
 
+    def knows_instance(self) -> bool:
+        """Can the instance be told anything? While it cannot, nobody can say that it did not listen."""
+
     def turn_ended(self, turn: Turn) -> None:
         """The turn is terminal."""
 
@@ -164,7 +167,8 @@ class Turns:
         self.feed(turn, TurnEvent.STARTED)
 
     def reattached(self, turn: Turn) -> None:
-        """An earlier server gave ``turn`` to this very instance; its deadlines begin anew."""
+        """``turn`` was given to this very instance before it was found (again); its deadlines begin anew."""
+        self._cancel_timers(turn)
         self.feed(turn, TurnEvent.REATTACHED)
         if turn.is_interrupting:
             self._effects.send_interrupt(turn)
@@ -230,9 +234,7 @@ class Turns:
             self._effects.stop_instance("it did not end an interrupted turn")
 
     def _forget(self, turn: Turn) -> None:
-        for timer in turn.timers:
-            timer.cancel()
-        turn.timers.clear()
+        self._cancel_timers(turn)
         if turn is self.current:
             self.current = None
         elif turn is self.by_cli:
@@ -244,7 +246,7 @@ class Turns:
         turn.timers.append(asyncio.get_running_loop().call_later(seconds, action, turn))
 
     def _grace_over(self, turn: Turn) -> None:
-        if not turn.state.is_terminal:
+        if not turn.state.is_terminal and self._effects.knows_instance():
             self.feed(turn, TurnEvent.GRACE_PASSED)
             self._log.flush()
 
@@ -257,8 +259,13 @@ class Turns:
         """The server stops; the turns themselves go on."""
         for turn in (*self.queued, self.current, self.by_cli):
             if turn is not None:
-                for timer in turn.timers:
-                    timer.cancel()
+                self._cancel_timers(turn)
+
+    @staticmethod
+    def _cancel_timers(turn: Turn) -> None:
+        for timer in turn.timers:
+            timer.cancel()
+        turn.timers.clear()
 
     @staticmethod
     def _frame(turn: Turn) -> dict[str, Any]:

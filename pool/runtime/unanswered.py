@@ -16,7 +16,7 @@ from pool.launch.base import InstanceHandle, StopGraces
 from pool.model import ExitStatus
 
 if TYPE_CHECKING:
-    from pool.launch.base import Launcher
+    from pool.runtime.hosts import Host
     from pool.runtime.instance import Instance
     from pool.runtime.session import Session
 
@@ -28,18 +28,22 @@ _ANSWER_SECONDS = 20.0
 class UnansweredStart(InstanceHandle):
     """All that can be done with it is to end it."""
 
-    def __init__(self, launcher: Launcher, instance: Instance) -> None:
+    def __init__(self, host: Host, instance: Instance) -> None:
         self.instance_id = instance.id
         self.identity = None
         self.isolation = "unknown"
-        self._launcher = launcher
+        self._host = host
         self._instance = instance
 
     async def stop(self, graces: StopGraces) -> None:
         """Have the host end what there may be; ``exited`` is told when nothing is."""
         try:
-            is_gone = await self._launcher.abandon(self.instance_id)
+            is_gone = await self._host.launcher.abandon(self.instance_id)
         except KeeperUnavailable:
+            if not self._host.is_here:
+                # The way to it is lost: it is looked for with all that runs there, when it is found.
+                self._instance.is_lost = True
+                raise
             is_gone = True  # it took everything with it
         if is_gone:
             self._instance.exited(ExitStatus(), "")

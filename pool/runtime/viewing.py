@@ -83,7 +83,7 @@ class Viewing:
         """State, place in line, open turn, queued turns, open approvals and usage of a session."""
         session = await self._get(user_id, session_id)
         turn = session.turns.open_turn
-        place = session.around.slots.place(session.key)
+        place = session.host.slots.place(session.key)
         return {
             "state": session.state.value,
             "queue": place.as_dict() if place is not None else None,
@@ -152,7 +152,7 @@ class Viewing:
 def _subscribed_frame(session: Session, cursor: Cursor) -> bytes:
     turn = session.turns.open_turn
     body: dict[str, Any] = {"type": "subscribed", "cursor": str(cursor), "state": session.state.value}
-    place = session.around.slots.place(session.key)
+    place = session.host.slots.place(session.key)
     if place is not None:
         body["queue"] = place.as_dict()
     if turn is not None:

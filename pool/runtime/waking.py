@@ -81,11 +81,12 @@ class Waking:
     async def instance(self, *, may_wait: bool) -> Instance:
         """The live instance, started if need be.
 
-        Raises ``QuotaExceeded``, ``PoolFull``, ``LaunchFailed``, … The launch
+        Raises ``QuotaExceeded``, ``PoolFull``, ``LaunchFailed``, ``HostUnavailable``, … The launch
         goes on when a caller is cancelled: others may wait for it.
         """
         session = self._session
         while True:
+            session.host.check()
             if self._task is not None and session.state is SessionState.ARCHIVED:
                 await asyncio.wait({self._task})
                 continue
@@ -94,7 +95,7 @@ class Waking:
             instance = session.instance
             if instance is None or instance.has_exited:
                 if session.state is not SessionState.LIVE:
-                    session.around.slots.check(session.key, may_wait=may_wait)
+                    session.host.slots.check(session.key, may_wait=may_wait)
                     self._may_wait = may_wait
                     session.revive()
                     if session.state is SessionState.COOLING:
@@ -112,11 +113,13 @@ class Waking:
         may_wait, self._may_wait = self._may_wait, True
         counters, began = session.around.counters, time.perf_counter()
         try:
+            if not session.host.is_here:
+                await self._host_is_back()  # while it is not reached nobody's slot is taken for it
             with counters.spawn_step.judged("slot"):
                 await self._take_slot(may_wait)
             began = time.perf_counter()
             await self._let_through(may_wait)
-            async with session.around.spawn_gate:
+            async with session.host.spawn_gate:
                 counters.spawn_step.observe(time.perf_counter() - began, "gate", "done")
                 instance = await self._launch()
         except _NoSlot as refusal:
@@ -129,12 +132,12 @@ class Waking:
         except (Exception, asyncio.CancelledError) as error:
             self._task = None
             failure = _typed(error)
-            session.around.launches.failed(session.key.user_id, failure)
+            session.host.launches.failed(session.key.user_id, failure)
             self._launch_failed(failure)
             edges.launch_failed(session, failure, time.perf_counter() - began)
             raise failure from error
         self._task = None
-        session.around.launches.succeeded()
+        session.host.launches.succeeded()
         edges.instance_ready(session, instance, time.perf_counter() - began)
         self._ready()
         return instance
@@ -145,7 +148,7 @@ class Waking:
             if session.instance is not None:
                 await self._gone(session.instance)
             try:
-                await session.around.slots.acquire(session.key, may_wait=may_wait, tell=self._tell_place)
+                await session.host.slots.acquire(session.key, may_wait=may_wait, tell=self._tell_place)
             finally:
                 was_told, self._was_told_place = self._was_told_place, False
             if was_told:  # it stands in no line any more
@@ -157,9 +160,9 @@ class Waking:
         """Where nothing can be started nothing is tried: the slot is given back."""
         session = self._session
         try:
-            await session.around.launches.may_launch(may_wait=may_wait)
+            await session.host.launches.may_launch(may_wait=may_wait)
         except Refused as error:
-            session.around.slots.release(session.key)
+            session.host.slots.release(session.key)
             raise _NoSlot(error) from error
 
     def _tell_place(self, place: Place) -> None:
@@ -187,7 +190,7 @@ class Waking:
         )
         event = SessionEvent.INSTANCE_ENDED
         if session.instance is None:
-            session.around.slots.release(session.key)
+            session.host.slots.release(session.key)
         is_stuck = session.instance is not None and session.instance.state is InstanceState.STUCK
         if is_stuck:
             event, reason = SessionEvent.INSTANCE_STUCK, _stuck(reason)
@@ -205,24 +208,26 @@ class Waking:
         with around.counters.spawn_step.judged("workspace"):
             async with _within(seconds, "workspace"):
                 paths = await prepared_paths(session)
-        await self._keeper()
+        await self._host_is_back()
         instance = new_instance(session)
         try:
             await self._start(instance, launch_spec(session, instance, paths))
         except BaseException:
             self._was_told_to_stop |= instance.stop_reason is not None
             await asyncio.shield(self._abandon(instance))
+            if instance.losses and not self._was_told_to_stop:
+                raise KeeperUnavailable("the host was lost while it started the instance") from None
             raise
         instance.machine.feed(InstanceEvent.HANDSHAKE_DONE)
         if session.turns.by_cli is not None:
             instance.machine.feed(InstanceEvent.TURN_STARTED)
         return instance
 
-    async def _keeper(self) -> None:
-        around = self._session.around
+    async def _host_is_back(self) -> None:
+        session = self._session
         try:
-            async with asyncio.timeout(around.config.start_timeout_seconds):
-                await around.keeper_is_back.wait()
+            async with asyncio.timeout(session.around.config.start_timeout_seconds):
+                await session.host.is_back.wait()
         except TimeoutError:
             raise KeeperUnavailable("there is no keeper to start an instance") from None
 
@@ -235,7 +240,7 @@ class Waking:
         deadline = asyncio.get_running_loop().time() + around.config.start_timeout_seconds
         with around.counters.spawn_step.judged("process"):
             async with _within(around.config.start_timeout_seconds, "process"):
-                instance.handle = await around.launcher.start(spec, instance)
+                instance.handle = await session.host.launcher.start(spec, instance)
         edges.instance_started(session, instance)
         note_identity(session, instance)
         left = deadline - asyncio.get_running_loop().time()
@@ -248,7 +253,7 @@ class Waking:
     async def _abandon(self, instance: Instance) -> None:
         """A launch that failed leaves nothing behind, or keeps its slot until it is known to."""
         if instance.handle is None:
-            instance.handle = UnansweredStart(self._session.around.launcher, instance)
+            instance.handle = UnansweredStart(self._session.host, instance)
         await instance.end(StopGraces(end_of_input=0, term=1), "the launch failed")
         if not instance.has_exited:
             see_to_its_end(self._session, instance)

@@ -22,7 +22,7 @@ from pool.errors import BadRequest, Conflict, NotFound
 from pool.names import check_name
 from pool.store.database import Database
 from pool.store.purge import SLICE_ROWS, delete_in_slices
-from pool.store.tables import events, links, sessions, state, tokens, usage, users
+from pool.store.tables import events, links, placements, sessions, state, tokens, usage, users
 from pool.store.uids import retire_uid
 from pool.store.writer import T, Work
 
@@ -140,6 +140,7 @@ class Accounts:
                 connection.execute(sa.delete(sessions).where(sessions.c.user_id == user_id))
             connection.execute(sa.delete(state).where(state.c.user_id == user_id))
             connection.execute(sa.delete(tokens).where(tokens.c.user_id == user_id))
+            connection.execute(sa.delete(placements).where(placements.c.user_id == user_id))
             retire_uid(connection, user_id, self._clock.wall())
             connection.execute(sa.delete(users).where(users.c.user_id == user_id))
 

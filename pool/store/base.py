@@ -356,6 +356,14 @@ class Store(ABC):
         Raises ``UidsExhausted``."""
 
     @abstractmethod
+    async def placements(self) -> Mapping[UserId, str]:
+        """The host of every user for whom one was decided."""
+
+    @abstractmethod
+    async def place(self, user_id: UserId, host: str) -> str:
+        """The user's host: ``host`` from now on, unless one was decided before."""
+
+    @abstractmethod
     async def prune(
         self, before: float, turns_before: float | None = None, usage_before: float | None = None
     ) -> int:

@@ -12,7 +12,7 @@ from pool.errors import NotFound
 from pool.model import Cursor, SessionId, SessionKey, UserId
 from pool.store import queries
 from pool.store.database import Database
-from pool.store.tables import audit, permissions, sessions, state, tokens, turns, usage, users
+from pool.store.tables import audit, permissions, placements, sessions, state, tokens, turns, usage, users
 
 _PART_BYTES = 1 << 20
 _ROWS = 500
@@ -38,6 +38,7 @@ class PersonalData:
         plain: list[tuple[str, sa.Table, sa.Column[Any], sa.ColumnElement[bool]]] = [
             ("sessions", sessions, sessions.c.id, own),
             ("tokens", tokens, tokens.c.jti, tokens.c.user_id == user_id),
+            ("placements", placements, placements.c.user_id, placements.c.user_id == user_id),
             ("state", state, state.c.key, state.c.user_id == user_id),
             ("usage", usage, usage.c.id, usage.c.user_id == user_id),
             # Of an earlier user of the same name nothing is told.

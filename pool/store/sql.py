@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -25,7 +25,7 @@ from pool.store.fence import Fence
 from pool.store.operations import perform
 from pool.store.purge import prune
 from pool.store.reading import instances_in, open_work, sessions_in, turns_in
-from pool.store.tables import meta
+from pool.store.tables import meta, placements
 from pool.store.uids import give_uid
 
 
@@ -152,6 +152,16 @@ class SqlStore(Store):
             lambda connection: give_uid(connection, user_id, first, last, above, now)
         )
 
+    async def placements(self) -> Mapping[UserId, str]:
+        """See ``Store.placements``."""
+        rows = await self.database.fetch(sa.select(placements.c.user_id, placements.c.host))
+        return {UserId(row["user_id"]): row["host"] for row in rows}
+
+    async def place(self, user_id: UserId, host: str) -> str:
+        """See ``Store.place``."""
+        now = self._clock.wall()
+        return await self.database.submit(lambda connection: _place(connection, user_id, host, now))
+
     async def prune(
         self, before: float, turns_before: float | None = None, usage_before: float | None = None
     ) -> int:
@@ -173,6 +183,14 @@ class SqlStore(Store):
         found = await self.database.fetch_value(sa.select(meta.c.value).where(meta.c.key == "checked"))
         if int(found or 0) < written:
             raise AssertionError("a read does not see the commit before it")
+
+
+def _place(connection: sa.Connection, user_id: UserId, host: str, now: float) -> str:
+    held = connection.execute(sa.select(placements.c.host).where(placements.c.user_id == user_id)).scalar()
+    if held is not None:
+        return str(held)
+    connection.execute(sa.insert(placements), {"user_id": user_id, "host": host, "placed_at": now})
+    return host
 
 
 def _raise_counter(connection: sa.Connection, name: str, at_least: int) -> int:

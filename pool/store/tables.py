@@ -13,7 +13,7 @@ import sqlalchemy as sa
 metadata = sa.MetaData()
 
 # The version of the migrations that arrives at these tables.
-REVISION = "0007"
+REVISION = "0008"
 # Alembic's own, and so none of ours.
 alembic_version = sa.Table(
     "alembic_version",
@@ -258,6 +258,15 @@ sa.Index(
     unique=True,
     sqlite_where=sa.text(UID_IN_USE),
     postgresql_where=sa.text(UID_IN_USE),
+)
+
+# On which host a user lives, where there are several; without a row, where their directories are.
+placements = sa.Table(
+    "placements",
+    metadata,
+    sa.Column("user_id", sa.Text, primary_key=True),
+    sa.Column("host", sa.Text, nullable=False),
+    sa.Column("placed_at", sa.Double, nullable=False),
 )
 
 # No foreign keys either. Numbers and hashes chain the rows: see ``pool.audit``.

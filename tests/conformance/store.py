@@ -346,6 +346,14 @@ class StoreConformance:
         assert await store.uid_of(UserId("a"), 3000, 3001) == 3000
         assert await store.uid_of(UserId("c"), 3000, 3002) == 3002
 
+    async def test_a_user_is_placed_once_and_for_good(self, store: Store) -> None:
+        names = [UserId(f"user{number}") for number in range(8)]
+        assert dict(await store.placements()) == {}
+        placed = await asyncio.gather(*(store.place(name, host) for name in names for host in ("a", "b")))
+        assert placed == [host for host in placed[::2] for _ in range(2)]
+        assert await store.place(names[0], "c") == placed[0]
+        assert dict(await store.placements()) == dict(zip(names, placed[::2], strict=True))
+
     async def test_a_uid_that_is_seen_in_use_is_given_to_nobody(self, store: Store) -> None:
         """As after a database came back from a backup: files know more uids than it does."""
         assert await store.uid_of(UserId("a"), 3000, 3999, above=3041) == 3042

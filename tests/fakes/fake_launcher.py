@@ -36,6 +36,7 @@ class FakeHost:
         self.attached: FakeLauncher | None = None
         self.epoch = 0
         self.losses = 0
+        self.is_cut = False
         self.stop_seconds = 0.0
         self.uids: tuple[int, int] | None = None
         self.gateway: tuple[int | None, str | None] = (None, None)
@@ -77,11 +78,25 @@ class FakeHost:
     def lose_keeper(self) -> None:
         """The keeper is killed: every CLI dies with it, and whoever is attached hears of it."""
         self.losses += 1
-        launcher, self.attached = self.attached, None
-        sinks = list(launcher.sinks.values()) if launcher is not None else []
         for cli in self.living:
             cli.follow(None)
             cli.die()
+        self._tell_lost()
+
+    def cut(self) -> None:
+        """The way to the host is lost: the CLIs live on, and nobody reaches them before ``mend``."""
+        self.is_cut = True
+        for cli in self.clis.values():
+            cli.follow(None)
+        self._tell_lost()
+
+    def mend(self) -> None:
+        """The host can be reached again."""
+        self.is_cut = False
+
+    def _tell_lost(self) -> None:
+        launcher, self.attached = self.attached, None
+        sinks = list(launcher.sinks.values()) if launcher is not None else []
         for sink in sinks:
             sink.launcher_lost()
         if launcher is not None:
@@ -158,6 +173,8 @@ class FakeLauncher(Launcher):
 
     async def open(self, epoch: int) -> int:
         await self.host.passing("open")
+        if self.host.is_cut:
+            raise KeeperUnavailable("the host cannot be reached")
         if self.host.attached not in (None, self):
             self.host.attached.sever()
         self.host.attached = self
@@ -216,7 +233,7 @@ class FakeLauncher(Launcher):
         self.callbacks.append(callback)
 
     async def aclose(self, *, end_instances: bool) -> None:
-        if end_instances:
+        if end_instances and self.host.attached is self:
             for cli in self.host.living:
                 cli.die(signal="SIGKILL")
         self.sever()

@@ -173,7 +173,7 @@ async def test_a_message_over_the_quota_parks_the_users_own_idle_session(make_po
 async def test_shutdown_leaves_nothing(make_pool: MakePool, short_dir: Path) -> None:
     pool = await make_pool()
     pids = [(await pool.get_or_create_instance(user)).pid for user in ("alice", "bob", "carol")]
-    keepers = pool._around.launcher.supervisor_pids()
+    keepers = pool._around.hosts.first.launcher.supervisor_pids()
     await pool.shutdown()
     assert not any(alive(pid) for pid in [*pids, *keepers])
     with pytest.raises(errors.Draining):
@@ -219,7 +219,7 @@ async def test_a_cli_that_is_never_ready_is_given_up(make_pool: MakePool) -> Non
         await pool.get_or_create_instance("alice")
     assert caught.value.details["step"] == "initialize"
     assert pool.instances() == []
-    await eventually(lambda: not pool._around.slots.holders)
+    await eventually(lambda: not pool._around.hosts.first.slots.holders)
 
 
 async def test_an_idle_session_is_parked_and_woken_with_its_memory(make_pool: MakePool) -> None:

@@ -183,7 +183,7 @@ class _Play:
                 continue
             living = Counter(str(cli.spec.key) for cli in self._world.host.living)
             self._must(max(living.values(), default=1) == 1, f"two processes of a session: {dict(living)}")
-            holders = {str(key) for key in pool._around.slots.holders}
+            holders = {str(key) for key in pool._around.hosts.first.slots.holders}
             self._must(set(living) <= holders, f"without a slot: {set(living) - holders}")
             self._must(len(holders) <= 2, f"more than two slots: {holders}")
 

@@ -11,7 +11,7 @@ from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
 
-from pool.errors import PoolError
+from pool.errors import KeeperUnavailable, PoolError
 from pool.launch.base import LaunchSpec, StopGraces
 from pool.model import InstanceId, SessionId, SessionKey, UserId
 from pool.protocol.command_line import SHELL_PREFIX, CliOptions, base_environment, build_args
@@ -33,7 +33,7 @@ _NOBODY = SessionKey(UserId(f"-{PURPOSE}"), SessionId(PURPOSE))
 
 
 class Conformance:
-    """Checks one pool's CLI, once for each CLI.
+    """Checks one pool's CLI, once for each CLI, on the first of its hosts: all have the same one.
 
     ``around.features`` and ``around.cli_check`` are its results; ``on_change``
     is called when the features have changed while sessions live.
@@ -41,6 +41,7 @@ class Conformance:
 
     def __init__(self, around: Surroundings, on_change: Callable[[], None]) -> None:
         self._around = around
+        self._host = around.hosts.first
         self._on_change = on_change
         self._directory = around.config.data_dir / PURPOSE
         self._records = Records(self._directory)
@@ -68,16 +69,18 @@ class Conformance:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-            await asyncio.to_thread(self._around.workspaces.sweep_scratch)
+            with contextlib.suppress(KeeperUnavailable):
+                await asyncio.to_thread(self._host.files.sweep_scratch)
 
     # --- the task ------------------------------------------------------------------------
 
     async def _run(self) -> None:
-        await asyncio.to_thread(self._around.workspaces.sweep_scratch)
+        await self._host.is_back.wait()
+        await asyncio.to_thread(self._host.files.sweep_scratch)
         if self._known is not None and not self._known.missing:
             return
         for delay in self._delays():
-            await self._around.keeper_is_back.wait()
+            await self._host.is_back.wait()
             # a changed program gets a record of its own, and never that of the one before
             key = self._key()
             findings = await self._findings()
@@ -99,11 +102,11 @@ class Conformance:
         return first.merged(await self._trial()) if first.missing else first
 
     async def _trial(self) -> Findings:
-        files = self._around.workspaces
+        files = self._host.files
         try:
             scratch = await asyncio.to_thread(files.make_scratch, self._trial_uid())
             try:
-                async with self._around.spawn_gate:
+                async with self._host.spawn_gate:
                     return await self._try_in(scratch)
             finally:
                 await asyncio.to_thread(files.remove_scratch, scratch)
@@ -123,11 +126,11 @@ class Conformance:
             started_at=around.clock.wall(),
         )
         spec = self._spec(instance.id, scratch)
-        instance.handle = await around.launcher.start(spec, instance)
+        instance.handle = await self._host.launcher.start(spec, instance)
         end_of_input = 0.0
         try:
             has_prefix = spec.tool_limits is not None
-            has_file = partial(around.workspaces.scratch_has, scratch)
+            has_file = partial(self._host.files.scratch_has, scratch)
             trial = Trial(instance, witness, has_file, has_tool_prefix=has_prefix)
             findings = await trial.run(around.config.start_timeout_seconds)
             end_of_input = 2.0
@@ -136,11 +139,11 @@ class Conformance:
             if not witness.keeper_is_gone:
                 await instance.end(StopGraces(end_of_input, 1.0, 5.0), "it was checked")
                 with contextlib.suppress(PoolError):
-                    await around.launcher.forget(instance.id)
+                    await self._host.launcher.forget(instance.id)
 
     def _spec(self, instance_id: InstanceId, scratch: Path) -> LaunchSpec:
         config = self._around.config
-        prefix = self._around.launcher.tool_prefix(TRIAL_LIMITS)
+        prefix = self._host.launcher.tool_prefix(TRIAL_LIMITS)
         options = CliOptions(
             session_uuid=str(uuid.uuid4()), shell_prefix=prefix, extra_args=config.cli_extra_args
         )
@@ -158,7 +161,7 @@ class Conformance:
         )
 
     def _trial_uid(self) -> int | None:
-        uids = self._around.launcher.uid_range()
+        uids = self._host.launcher.uid_range()
         return None if uids is None else uids[0]
 
     # --- results ---------------------------------------------------------------------------
@@ -182,7 +185,7 @@ class Conformance:
             stamp = self._around.cli_stamp()
         except (PoolError, OSError):
             return None
-        return key_of(stamp, self._around.config, "/".join(self._around.launcher.describe_isolation()[:2]))
+        return key_of(stamp, self._around.config, "/".join(self._host.launcher.describe_isolation()[:2]))
 
     # --- files, in a thread ------------------------------------------------------------------
 

@@ -58,9 +58,12 @@ class Consumption:
     async def look(self) -> None:
         """Read ``/proc``, then judge every instance in one step."""
         wanted = {
-            str(instance.id): identity for instance in self._judged() if (identity := _identity(instance))
+            str(instance.id): identity
+            for instance in self._judged()
+            # a pid of another machine is somebody else's here
+            if self._supervisor.sessions[instance.key].host.is_here and (identity := _identity(instance))
         }
-        keepers = self._around.launcher.supervisor_pids()
+        keepers = self._around.hosts.supervisor_pids()
         self.trees = await asyncio.to_thread(self._read, wanted, keepers) if wanted and keepers else {}
         self._count_cpu()
         self._count_output()

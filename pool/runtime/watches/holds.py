@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 
 from pool.launch.base import StopGraces
 from pool.model import InstanceState, Reason, SessionKey
 from pool.policy.holds import Held, choose_holders
 from pool.runtime.instance import Instance
 from pool.runtime.session import Session
+from pool.runtime.slots import Slots
 from pool.runtime.supervisor import Supervisor
 
 _log = logging.getLogger(__name__)
@@ -25,10 +27,15 @@ class Holds:
 
     async def look(self) -> None:
         """Give up as many sessions as there are waiters whom that helps."""
-        slots, hold = self._around.slots, self._around.config.approval_hold_seconds
+        hold = self._around.config.approval_hold_seconds
         if hold <= 0:
             return
         held = [held for held in self._held() if held.seconds >= hold]
+        for host in self._around.hosts:
+            there = [one for one in held if self._supervisor.sessions[one.key].host is host]
+            self._give_up_some(host.slots, there, hold)
+
+    def _give_up_some(self, slots: Slots, held: Sequence[Held], hold: float) -> None:
         waiting = slots.waiting_users()
         at_limit = {user for user in waiting if slots.is_at_own_limit(user)} if held else set()
         for key in choose_holders(waiting, at_limit, held, len(slots.leaving())):
@@ -47,7 +54,7 @@ class Holds:
                 at = (instance.key, ask.request_id)
                 seen.add(at)
                 self._asked.setdefault(at, now - max(0.0, wall - ask.asked_at))
-            if asks and not instance.background:
+            if asks and not instance.background and not instance.is_lost:
                 youngest = max(self._asked[instance.key, ask.request_id] for ask in asks)
                 found.append(Held(instance.key, now - youngest))
         for gone in self._asked.keys() - seen:

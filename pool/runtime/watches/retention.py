@@ -8,8 +8,9 @@ import logging
 import time
 from collections.abc import Iterator
 
-from pool.errors import PoolError, Refused
+from pool.errors import KeeperUnavailable, PoolError, Refused
 from pool.model import UserId
+from pool.runtime.hosts import Host
 from pool.runtime.surroundings import Surroundings
 
 _log = logging.getLogger(__name__)
@@ -36,12 +37,21 @@ class Retention:
         turns_before = now - max(days, _IDEMPOTENCY_DAYS) * _DAY_SECONDS
         rows = await around.store.prune(before, turns_before, now - max(days, _USAGE_DAYS) * _DAY_SECONDS)
         audited = await around.store.prune_audit(now - around.config.audit_retention_days * _DAY_SECONDS)
-        listed = await around.launcher.list()
-        known = {str(listing.instance_id) for listing in listed}
-        directories = await asyncio.to_thread(around.launcher.remove_leftovers, known, now - _DAY_SECONDS)
+        directories = sum([await self._remove_leftovers(host, now - _DAY_SECONDS) for host in around.hosts])
         files = await self._prune_homes(before)
         removed = {"rows": rows, "audited": audited, "directories": directories, "files": files}
         _log.info("old history removed", extra=removed)
+
+    async def _remove_leftovers(self, host: Host, before: float) -> int:
+        """One that cannot be reached is left for another day."""
+        try:
+            known = {str(listing.instance_id) for listing in await host.launcher.list()}
+            return await asyncio.to_thread(host.launcher.remove_leftovers, known, before)
+        except KeeperUnavailable as error:
+            if host.is_here:
+                raise
+            _log.warning("old directories of the host %s stay: %s", host.name, error.message)
+            return 0
 
     async def _prune_homes(self, before: float) -> int:
         """Also of those who have no account any more; one that cannot be pruned stops no other."""

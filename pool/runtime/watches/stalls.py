@@ -82,7 +82,7 @@ class Stalls:
             self._watched[turn.record.turn_id] = watched
         facts = TurnFacts(
             silent_seconds=now - watched.silent_since,
-            has_open_approval=session.approvals.has_open,
+            has_open_approval=session.approvals.has_open or instance.is_lost,
             runs_tool=bool(instance.progress.tools) or _runs_process(watched, tree, now),
             is_retrying=instance.progress.is_retrying,
             has_result=turn.outcome is not None and not instance.background,

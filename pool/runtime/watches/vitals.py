@@ -34,7 +34,7 @@ class Vitals:
         """Judge every instance in one step. ``trees`` are their processes, where known."""
         now, seen = asyncio.get_running_loop().time(), set()
         for instance in self._supervisor.live_instances():
-            if instance.state not in _LOOKED_AT:
+            if instance.state not in _LOOKED_AT or instance.is_lost:
                 continue
             seen.add(str(instance.id))
             session, tree = self._supervisor.sessions[instance.key], trees.get(instance.id)

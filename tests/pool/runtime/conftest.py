@@ -12,8 +12,10 @@ import pytest
 
 from pool import ClaudeInstancePool, PoolConfig, Quota, QuotaBook
 from pool.clock import Clock
+from pool.hosts.base import PoolHost
 from pool.model import SessionId, SessionKey, UserId
 from pool.runtime.session import Session
+from pool.workspace.host_files import HostFiles
 from tests.fakes.fake_launcher import FakeHost, FakeLauncher
 from tests.pool.conftest import Screen
 from tests.waiting import eventually
@@ -30,6 +32,8 @@ class World:
         self.pools: list[ClaudeInstancePool] = []
         self.settings: dict[str, Any] = {}
         self.clock: Clock | None = None
+        self.is_far = False
+        """Is the host another machine, which can be out of reach while everything on it lives?"""
 
     def make(self, **changes: Any) -> ClaudeInstancePool:
         """A pool that is not started."""
@@ -41,7 +45,17 @@ class World:
             "quotas": QuotaBook(default=Quota(turns_per_minute=None)),
         }
         config = PoolConfig(**{**fixed, **self.settings})
-        pool = ClaudeInstancePool(config, launcher=self.host.launcher(), clock=self.clock)
+        launcher = self.host.launcher()
+        if self.is_far:
+            far = PoolHost(
+                name="far",
+                launcher=launcher,
+                files=HostFiles(self.directory / "far"),
+                capacity=config.max_instances,
+            )
+            pool = ClaudeInstancePool(config, hosts=[far], clock=self.clock)
+        else:
+            pool = ClaudeInstancePool(config, launcher=launcher, clock=self.clock)
         self.pools.append(pool)
         return pool
 
@@ -53,7 +67,7 @@ class World:
 
     async def crash(self, pool: ClaudeInstancePool) -> None:
         """The server is killed: nothing of it runs on, nothing is said to the host or the store."""
-        launcher = pool._around.launcher
+        launcher = pool._around.hosts.first.launcher
         assert isinstance(launcher, FakeLauncher)
         launcher.sever()
         pool._around.is_stopping = True
@@ -82,6 +96,16 @@ class World:
         for pool in reversed(self.pools):
             await pool.shutdown(drain_timeout_seconds=0)
         gc.collect()
+
+
+@pytest.fixture
+async def far(short_dir: Path) -> AsyncIterator[World]:
+    """A world whose one host is another machine."""
+    world = World(short_dir / "data")
+    world.is_far = True
+    yield world
+    world.host.mend()
+    await world.aclose()
 
 
 @pytest.fixture

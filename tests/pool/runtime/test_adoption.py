@@ -253,7 +253,7 @@ async def test_a_queued_message_does_not_take_the_slot_of_an_instance_that_still
     waiting = await say(pool, "m2", "waits")
     await world.crash(pool)
     # The one that waits is read at once, the one that runs takes its time.
-    load, gate = Supervisor._load, asyncio.Event()
+    load, gate = Supervisor.load, asyncio.Event()
 
     async def slowly(self: Supervisor, record: SessionRecord, *live: Any) -> Session:
         if record.key.session_id == "runs":
@@ -261,7 +261,7 @@ async def test_a_queued_message_does_not_take_the_slot_of_an_instance_that_still
         return await load(self, record, *live)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Supervisor, "_load", slowly)
+        patch.setattr(Supervisor, "load", slowly)
         again = world.make()
         starting = asyncio.create_task(again.start())
         await soon(lambda: [key.session_id for key in again._supervisor.sessions] == ["waits"])
@@ -269,7 +269,7 @@ async def test_a_queued_message_does_not_take_the_slot_of_an_instance_that_still
             await asyncio.sleep(0)
         gate.set()
         await starting
-    assert [key.session_id for key in again._around.slots.holders] == ["runs"]
+    assert [key.session_id for key in again._around.hosts.first.slots.holders] == ["runs"]
     assert len(world.host.living) == 1
     world.host.prepare = lambda _cli: None
     world.host.cli("runs").finish()

@@ -36,7 +36,7 @@ async def test_a_date_that_jumps_ends_and_parks_nobody(world: World, jump: float
     await pool.answer_permission("alice", "busy", "r1", "allow", answered_by="alice")
     world.host.cli("busy").finish()
     assert (await screen.ended(turn))["state"] == "succeeded"
-    assert pool._around.slots.oldest_wait(clock.monotonic()) == 0
+    assert pool._around.hosts.first.slots.oldest_wait(clock.monotonic()) == 0
 
 
 @pytest.mark.parametrize("jump", [-DAY, DAY])

@@ -103,10 +103,10 @@ async def test_without_a_keeper_it_is_unknown_and_nobody_is_ended(world: World) 
     await pool.get_or_create_instance("alice")
     session = session_of(pool)
     seen = [session.doubt.health]
-    pool._around.keeper_is_back.clear()
+    pool._around.hosts.first.is_back.clear()
     seen.append(session.doubt.health)
     assert world.host.living
-    pool._around.keeper_is_back.set()
+    pool._around.hosts.first.is_back.set()
     await pool.destroy_instance("alice")
     assert [*seen, session.doubt.health] == [Health.ALIVE, Health.UNKNOWN, Health.DEAD]
 

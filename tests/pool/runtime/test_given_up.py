@@ -26,7 +26,11 @@ async def give_up(work: Coroutine[Any, Any, Any], steps: int) -> bool:
 
 
 def is_clean(pool: ClaudeInstancePool, world: World) -> bool:
-    return not world.host.living and not pool._around.slots.holders and session_of(pool).instance is None
+    return (
+        not world.host.living
+        and not pool._around.hosts.first.slots.holders
+        and session_of(pool).instance is None
+    )
 
 
 async def test_a_first_caller_that_leaves_anywhere_takes_nothing_with_it(world: World) -> None:
@@ -51,7 +55,7 @@ async def test_a_first_caller_that_leaves_anywhere_takes_nothing_with_it(world: 
         # Whoever comes next finds the one instance that was being started.
         assert (await pool.get_or_create_instance("alice")).state is InstanceState.READY
         assert world.host.calls["start"] <= starts + 1
-        assert len(world.host.living) == len(pool._around.slots.holders) == 1
+        assert len(world.host.living) == len(pool._around.hosts.first.slots.holders) == 1
         assert await pool.destroy_instance("alice")
         assert is_clean(pool, world)
     assert left > 5
@@ -105,7 +109,7 @@ async def test_a_shutdown_whose_caller_leaves_anywhere_goes_to_its_end(world: Wo
         left += await give_up(pool.shutdown(drain_timeout_seconds=0), steps)
         await pool.shutdown(drain_timeout_seconds=0)
         assert not world.host.living
-        assert not pool._around.slots.holders
+        assert not pool._around.hosts.first.slots.holders
         assert not pool._around.tasks._tasks
         world.pools.remove(pool)
     assert left > 5
@@ -135,7 +139,7 @@ async def test_a_disk_that_hangs_in_a_start_is_given_up_in_time(world: World) ->
     with pytest.raises(errors.LaunchFailed) as failure:
         await pool.get_or_create_instance("alice")
     assert failure.value.details["step"] == "workspace"
-    assert not pool._around.slots.holders
+    assert not pool._around.hosts.first.slots.holders
     gate.set()
     assert (await pool.get_or_create_instance("alice")).state is InstanceState.READY
 
@@ -149,7 +153,7 @@ async def test_the_disks_of_all_users_are_looked_at_once_and_not_for_every_start
         looks.append("look")
         return 0
 
-    around.launcher.uid_range = lambda: (200_000, 200_100)  # type: ignore[method-assign]
+    around.hosts.first.launcher.uid_range = lambda: (200_000, 200_100)  # type: ignore[method-assign]
     around.workspaces.highest_uid = look  # type: ignore[method-assign]
     around.workspaces.ensure = lambda user, template, **_more: ensure(user, template)  # type: ignore[method-assign]
     for user in ("alice", "bob"):
@@ -171,7 +175,7 @@ async def test_an_order_that_a_frozen_keeper_never_takes_does_not_hang_the_calle
     # Nobody knows that it is gone: its slot stays taken and a person is told.
     assert instance.state is InstanceState.STUCK
     assert session_of(pool).state is SessionState.FAULTED
-    assert len(pool._around.slots.holders) == 1
+    assert len(pool._around.hosts.first.slots.holders) == 1
     world.host.gates["stop"].set()
     world.host.cli().die(signal="SIGKILL")
     await soon(lambda: is_clean(pool, world))

@@ -19,7 +19,7 @@ async def test_a_session_that_nobody_uses_is_parked_and_told_so(world: World) ->
     await screen.ended(await say(pool, "m1"))
     await soon(lambda: not world.host.living)
     await soon(lambda: screen.of_type("session")[-1]["state"] == "parked")
-    assert not pool._around.slots.holders
+    assert not pool._around.hosts.first.slots.holders
     assert session_of(pool).idleness._timer is None
 
 

@@ -38,7 +38,7 @@ async def test_failures_of_several_users_hold_launches_and_what_runs_goes_on(wor
     assert world.host.calls["start"] == calls, "nothing was tried"
     assert not pool.health()["checks"]["launches"]["ok"]
     assert "exec" in pool.health()["checks"]["launches"]["detail"]
-    assert pool._around.slots.queue_length == 0
+    assert pool._around.hosts.first.slots.queue_length == 0
     more = await say(pool, "m2")  # who has an instance is not held
     world.host.cli().finish()
     assert (await screen.ended(turn))["state"] == "succeeded"
@@ -61,7 +61,7 @@ async def test_one_users_crashes_stop_nobody_else(world: World) -> None:
 
 async def test_a_turn_that_was_accepted_before_waits_until_it_works_again(world: World) -> None:
     pool = await world.start(max_instances=1, queue_timeout_seconds=30)
-    breaker = pool._around.launches.breaker
+    breaker = pool._around.hosts.first.launches.breaker
     breaker._rules = type(breaker._rules)(first_pause_seconds=0.2, probe_seconds=0.05)
     breaker._pause = 0.2
     world.host.prepare = manual
@@ -77,12 +77,12 @@ async def test_a_turn_that_was_accepted_before_waits_until_it_works_again(world:
     world.host.cli("busy").finish()
     await busy.ended(first)
     assert (await screen.ended(waiting.turn_id))["state"] == TurnState.SUCCEEDED.value
-    assert not pool._around.launches.are_paused
+    assert not pool._around.hosts.first.launches.are_paused
 
 
 async def test_who_waited_too_long_for_a_host_is_told_and_its_slot_is_free(world: World) -> None:
     pool = await world.start(max_instances=1, queue_timeout_seconds=0.1)
-    breaker = pool._around.launches.breaker
+    breaker = pool._around.hosts.first.launches.breaker
     world.host.prepare = manual
     busy = await follow(pool, "busy")
     first = await say(pool, "m1", "busy")
@@ -97,4 +97,4 @@ async def test_who_waited_too_long_for_a_host_is_told_and_its_slot_is_free(world
     with pytest.raises(errors.LaunchesPaused):
         await session.waking.instance(may_wait=True)
     await asyncio.sleep(0)
-    assert not pool._around.slots.holders
+    assert not pool._around.hosts.first.slots.holders

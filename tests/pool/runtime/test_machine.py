@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import rule, run_state_machine_as_test
@@ -35,10 +36,13 @@ def is_delta(frame: dict[str, Any]) -> bool:
 class Machine(Invariants):
     """Two sessions, one slot, one host; the server, its keeper and the CLIs may die at any step."""
 
+    is_far = False
+
     def __init__(self) -> None:
         super().__init__()
         self.directory = Path(tempfile.mkdtemp(prefix="cp-"))
         self.world = World(self.directory / "data")
+        self.world.is_far = self.is_far
         self.world.host.prepare = manual
         self.accepted: dict[str, dict[str, str]] = {"a": {}, "b": {}}
         self.count = 0
@@ -82,6 +86,9 @@ class Machine(Invariants):
             self.accepted[name][message_id] = self.run(work, pause).turn_id
         except errors.QuotaExceeded:
             return
+        except errors.HostUnavailable:
+            assert self.is_far
+            assert self.world.host.losses
 
     @rule(name=SESSIONS, pause=PAUSES)
     def interrupt(self, name: str, pause: int) -> None:
@@ -111,7 +118,7 @@ class Machine(Invariants):
             got = self.run(self._read(name, start))
             expected = self.seen[name][start + 1 :]
             if any(frame["type"] == "gap" for frame in got):
-                assert self.world.host.losses, "only a dead keeper costs token deltas"
+                assert self.world.host.losses, "only a lost keeper costs token deltas"
                 got = [frame for frame in got if frame["type"] != "gap"]
                 expected = [frame for frame in expected if frame in got or not is_delta(frame)]
             assert got == expected
@@ -231,6 +238,7 @@ class Machine(Invariants):
             shutil.rmtree(self.directory)
 
     async def _play_to_the_end(self) -> None:
+        self.world.host.mend()
         self.world.host.prepare = lambda _cli: None
         async with asyncio.timeout(30):
             while any(s.turns.open_turn or s.turns.queued for s in self.pool._supervisor.sessions.values()):
@@ -245,11 +253,36 @@ class Machine(Invariants):
                 await asyncio.sleep(0.001)
 
 
-def test_no_order_of_events_breaks_the_pool() -> None:
+class FarMachine(Machine):
+    """The host is another machine: the way to it may be lost at any step, and found at any later one."""
+
+    is_far = True
+
+    @rule(pause=PAUSES)
+    def the_way_is_lost(self, pause: int) -> None:
+        async def cut() -> None:
+            self.world.host.losses += 1
+            self.world.host.cut()
+
+        if not self.world.host.is_cut:
+            self.run(cut(), pause)
+
+    @rule(seconds=st.sampled_from([0.0, 0.01, 0.05]))
+    def the_way_is_found(self, seconds: float) -> None:
+        self.world.host.mend()
+        self.run(asyncio.sleep(seconds))
+
+
+@pytest.mark.parametrize("machine", [Machine, FarMachine])
+def test_no_order_of_events_breaks_the_pool(machine: type[Machine], monkeypatch: pytest.MonkeyPatch) -> None:
+    # how long an unreachable host is waited for, and when it is looked for again
+    monkeypatch.setattr("pool.runtime.instance._LOST_SECONDS", 0.02)
+    monkeypatch.setattr("pool.runtime.taking_over._OTHERS_SECONDS", 0.02)
+    monkeypatch.setattr("pool.runtime.reopening._BACKOFF_SECONDS", (0.0, 0.005))
     # a sample, and all of them in ``make fuzz``
     examples = settings().max_examples
     run_state_machine_as_test(
-        Machine,
+        machine,
         settings=settings(
             max_examples=5 if examples <= 100 else examples // 10,
             stateful_step_count=25,

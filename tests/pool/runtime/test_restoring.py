@@ -54,7 +54,7 @@ async def test_a_turn_that_cannot_be_restored_faults_its_session_and_leaves_noth
     # Its process is ended, and only then is its slot free.
     await soon(lambda: not bad.is_alive and session_of(again, "bad").instance is None)
     assert session_of(again, "bad").state is SessionState.FAULTED
-    assert [key.session_id for key in again._around.slots.holders] == ["good"]
+    assert [key.session_id for key in again._around.hosts.first.slots.holders] == ["good"]
     # The others go on.
     later = await follow(again, "good", cursor)
     world.host.cli("good").finish()
@@ -74,14 +74,14 @@ async def test_a_session_that_cannot_be_loaded_does_not_stop_the_server(
         await pool.get_or_create_instance("alice", name)
     bad = world.host.cli("bad")
     await world.crash(pool)
-    load = Supervisor._load
+    load = Supervisor.load
 
     async def fail(self: Supervisor, record: SessionRecord, *live: Any) -> Session:
         if record.key.session_id == "bad":
             raise RuntimeError("nobody expected this")
         return await load(self, record, *live)
 
-    monkeypatch.setattr(Supervisor, "_load", fail)
+    monkeypatch.setattr(Supervisor, "load", fail)
     again = await world.start()
     await soon(lambda: not bad.is_alive)
     assert [info.session_id for info in again.instances()] == ["good"]

@@ -304,7 +304,7 @@ async def test_the_session_is_ready_for_eviction_only_when_it_is(world: World) -
     pool = await world.start()
     instance = await pool.get_or_create_instance("alice")
     assert instance.state is InstanceState.READY
-    (facts,) = pool._around.slots.candidates()
+    (facts,) = pool._around.hosts.first.slots.candidates()
     assert not facts.has_open_turn
     assert not facts.is_pinned
     with pytest.raises(errors.NotFound):

@@ -318,7 +318,7 @@ async def test_a_session_that_becomes_idle_makes_room_for_who_waits(world: World
     first = await say(pool, "m1", "busy")
     await soon(lambda: "running" in busy.turn_states(first))
     second = await say(pool, "m2", "waiting")
-    await soon(lambda: pool._around.slots.queue_length == 1)
+    await soon(lambda: pool._around.hosts.first.slots.queue_length == 1)
     world.host.cli("busy").finish()
     assert (await busy.ended(first))["state"] == "succeeded"
     await soon(lambda: "running" in waiting.turn_states(second), "the idle session was parked for the other")
@@ -333,7 +333,7 @@ async def test_a_pool_that_is_merely_full_is_ready(world: World) -> None:
     turn = await say(pool, "m1", "busy")
     await soon(lambda: "running" in busy.turn_states(turn))
     await say(pool, "m2", "waiting")
-    await soon(lambda: pool._around.slots.queue_length == 1)
+    await soon(lambda: pool._around.hosts.first.slots.queue_length == 1)
     assert pool.unready_reasons() == [], "whoever comes may wait in line"
     pool.drain()
     assert pool.unready_reasons() == ["draining"]
@@ -372,7 +372,7 @@ async def test_background_work_that_ends_makes_room_too(world: World) -> None:
     session = pool._supervisor.sessions[key("alice", "busy")]
     await soon(lambda: session.instance is not None and session.instance.background)
     turn = await say(pool, "m2", "waiting")
-    await soon(lambda: pool._around.slots.queue_length == 1)
+    await soon(lambda: pool._around.hosts.first.slots.queue_length == 1)
     world.host.cli("busy").emit({**tasks, "tasks": []})
     assert (await waiting.ended(turn))["state"] == "succeeded"
 

@@ -36,6 +36,9 @@ class Notes:
     def stop_instance(self, reason: str) -> None:
         self.done.append(("stop", reason))
 
+    def knows_instance(self) -> bool:
+        return True
+
     def turn_ended(self, turn: Turn) -> None:
         self.done.append(("ended", turn.record.turn_id))
 

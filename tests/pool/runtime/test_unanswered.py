@@ -38,7 +38,7 @@ async def test_the_slot_stays_taken_until_the_host_answers_or_is_gone(
     assert session.instance is not None
     assert session.instance.state is InstanceState.STUCK
     assert session.state is SessionState.FAULTED
-    assert len(pool._around.slots.holders) == 1
+    assert len(pool._around.hosts.first.slots.holders) == 1
     # A person is told.
     health = pool.health()
     assert (health["instances"]["stuck"], health["checks"]["stuck"]["ok"]) == (1, False)
@@ -54,7 +54,7 @@ async def test_the_slot_stays_taken_until_the_host_answers_or_is_gone(
     if keeper_dies:
         world.host.lose_keeper()
     answered.set()
-    await soon(lambda: not pool._around.slots.holders, "the slot is given back")
+    await soon(lambda: not pool._around.hosts.first.slots.holders, "the slot is given back")
     assert not world.host.living
     assert pool.health()["checks"]["stuck"]["ok"]
     screen = await follow(pool)
@@ -66,11 +66,11 @@ async def test_a_host_that_answers_late_costs_nothing(world: World) -> None:
     started, answered = world.host.hold("started"), world.host.hold("abandon")
     starting = asyncio.create_task(given_up(pool), name="starting")
     await soon(lambda: world.host.calls["abandon"])
-    assert len(pool._around.slots.holders) == 1
+    assert len(pool._around.hosts.first.slots.holders) == 1
     started.set()
     answered.set()
     await starting
-    assert not pool._around.slots.holders
+    assert not pool._around.hosts.first.slots.holders
     assert not world.host.living
     assert session_of(pool).state is SessionState.PARKED
     assert (await pool.get_or_create_instance("alice")).state is InstanceState.READY
@@ -82,7 +82,7 @@ async def test_a_frozen_keeper_keeps_the_slot_and_gives_it_back_when_it_goes_on(
     monkeypatch.setattr("pool.launch.local._ABANDON_SECONDS", 0.2)
     monkeypatch.setattr("pool.runtime.instance._KEEPER_SECONDS", -5.5)
     pool = await make_pool(start_timeout_seconds=0.5, max_instances=1)
-    [keeper] = pool._around.launcher.supervisor_pids()
+    [keeper] = pool._around.hosts.first.launcher.supervisor_pids()
     assert await figure(pool, "claude_pool_keeper_open_fds") == len(os.listdir(f"/proc/{keeper}/fd"))
     os.kill(keeper, signal.SIGSTOP)
     try:
@@ -92,6 +92,8 @@ async def test_a_frozen_keeper_keeps_the_slot_and_gives_it_back_when_it_goes_on(
             await pool.get_or_create_instance("bob")
     finally:
         os.kill(keeper, signal.SIGCONT)
-    await soon(lambda: not pool._around.slots.holders, "the keeper ended what it had started late")
-    assert not [one for one in await pool._around.launcher.list() if one.exit_status is None]
+    await soon(
+        lambda: not pool._around.hosts.first.slots.holders, "the keeper ended what it had started late"
+    )
+    assert not [one for one in await pool._around.hosts.first.launcher.list() if one.exit_status is None]
     assert pool.health()["instances"]["total"] == 0

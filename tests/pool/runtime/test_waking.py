@@ -29,7 +29,7 @@ async def test_a_launch_that_fails_leaves_nothing_and_the_next_one_works(world: 
     )
     assert {type(result) for result in results} == {errors.LaunchFailed}
     assert not world.host.living
-    assert not pool._around.slots.holders
+    assert not pool._around.hosts.first.slots.holders
     assert session_of(pool).state is SessionState.PARKED
     assert (await pool.get_or_create_instance("alice")).state is InstanceState.READY
 
@@ -54,7 +54,7 @@ async def test_what_the_file_system_refuses_is_a_typed_error(world: World) -> No
     pool._around.workspaces.ensure = broken  # type: ignore[method-assign, assignment]
     with pytest.raises(errors.LaunchFailed):
         await pool.get_or_create_instance("alice")
-    assert not pool._around.slots.holders
+    assert not pool._around.hosts.first.slots.holders
 
 
 async def test_an_exit_in_the_same_packet_as_the_answer_is_a_failed_launch(world: World) -> None:
@@ -70,7 +70,7 @@ async def test_an_exit_in_the_same_packet_as_the_answer_is_a_failed_launch(world
     assert (ending["state"], ending["reason"]["code"]) == ("failed", "launch_failed")
     assert ending["reason"]["exit_code"] == 7
     assert session_of(pool).state is SessionState.PARKED
-    assert not pool._around.slots.holders
+    assert not pool._around.hosts.first.slots.holders
 
 
 async def test_archiving_gives_up_a_launch_and_a_new_message_begins_another(world: World) -> None:
@@ -85,7 +85,7 @@ async def test_archiving_gives_up_a_launch_and_a_new_message_begins_another(worl
     assert (await screen.ended(first))["state"] == "withdrawn"
     assert (await screen.ended(second))["state"] == "succeeded"
     assert len(world.host.living) == 1
-    assert len(pool._around.slots.holders) == 1
+    assert len(pool._around.hosts.first.slots.holders) == 1
 
 
 async def test_a_message_after_archiving_waits_for_the_end_of_the_old_process(world: World) -> None:
@@ -100,7 +100,7 @@ async def test_a_message_after_archiving_waits_for_the_end_of_the_old_process(wo
     gate.set()
     assert (await screen.ended(turn))["state"] == "succeeded"
     assert len(world.host.living) == 1
-    await soon(lambda: len(pool._around.slots.holders) == 1)
+    await soon(lambda: len(pool._around.hosts.first.slots.holders) == 1)
 
 
 async def test_a_process_that_outlives_kill_keeps_its_slot_and_faults_its_session(world: World) -> None:
@@ -115,7 +115,7 @@ async def test_a_process_that_outlives_kill_keeps_its_slot_and_faults_its_sessio
     await instance.end(type(_graces())(end_of_input=0, term=0, kill=-2), "a test")
     assert instance.state is InstanceState.STUCK
     assert session.state is SessionState.FAULTED
-    assert session.key in pool._around.slots.holders
+    assert session.key in pool._around.hosts.first.slots.holders
     turn = await say(pool, "m2")
     ending = await screen.ended(turn)
     assert (ending["state"], ending["reason"]["code"]) == ("withdrawn", "conflict")
@@ -123,7 +123,7 @@ async def test_a_process_that_outlives_kill_keeps_its_slot_and_faults_its_sessio
     with pytest.raises(errors.Conflict):
         await pool.get_or_create_instance("alice")
     cli.die(signal="SIGKILL")
-    await soon(lambda: not pool._around.slots.holders)
+    await soon(lambda: not pool._around.hosts.first.slots.holders)
     assert (await screen.ended(await say(pool, "m3")))["state"] == "succeeded"
 
 
@@ -145,7 +145,7 @@ async def test_destroying_gives_up_a_launch(world: World) -> None:
         await waiter
     assert (await screen.ended(turn))["state"] == "withdrawn"
     assert not world.host.living
-    assert not pool._around.slots.holders
+    assert not pool._around.hosts.first.slots.holders
     assert session_of(pool).state is SessionState.PARKED
 
 
@@ -200,7 +200,7 @@ async def test_a_launch_given_up_anywhere_leaves_nothing(world: World) -> None:
             given_up += 1
             assert isinstance(result, errors.LaunchFailed)
             assert not world.host.living
-            assert not pool._around.slots.holders
+            assert not pool._around.hosts.first.slots.holders
             assert session.instance is None
             assert session.state is SessionState.PARKED
         else:
@@ -236,4 +236,4 @@ async def test_a_keeper_that_dies_in_the_handshake_leaves_one_clean_session(worl
     await screen.ended(turn)
     assert (await screen.ended(await say(pool, "m2")))["state"] == "succeeded"
     assert len(world.host.living) == 1
-    assert len(pool._around.slots.holders) == 1
+    assert len(pool._around.hosts.first.slots.holders) == 1

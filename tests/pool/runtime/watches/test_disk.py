@@ -22,7 +22,7 @@ async def test_below_the_reserve_no_turn_is_admitted_and_everybody_is_told_why(w
     with pytest.raises(errors.PoolFull):
         await pool.get_or_create_instance("alice")
     assert not world.host.clis
-    assert not pool._around.slots.holders
+    assert not pool._around.hosts.first.slots.holders
     assert "disk is almost full" in pool.unready_reasons()[0]
     assert not pool.health()["checks"]["disk"]["ok"]
     assert pool.health()["status"] == "degraded"

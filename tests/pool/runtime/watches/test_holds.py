@@ -79,7 +79,7 @@ async def test_somebody_elses_approval_is_no_help_at_a_limit_of_ones_own(world: 
     running = (await pool.submit("bob", "one", "hi", message_id="m1")).turn_id
     await soon(lambda: "running" in bob.turn_states(running))
     assert (await pool.submit("bob", "two", "hi", message_id="m1")).turn_id
-    await soon(lambda: pool._around.slots.queue_length == 1)
+    await soon(lambda: pool._around.hosts.first.slots.queue_length == 1)
     await look_for(pool, 2 * HOLD)
     assert screen.turn_states(turn)[-1] == "running"
 
@@ -94,7 +94,7 @@ async def test_the_age_of_an_approval_goes_on_over_a_restart(world: World) -> No
     bob = Screen()
     await again.subscribe("bob", "default", None, bob)
     other = (await again.submit("bob", "default", "hi", message_id="m1")).turn_id
-    await soon(lambda: again._around.slots.queue_length == 1)
+    await soon(lambda: again._around.hosts.first.slots.queue_length == 1)
     await again._watches.holds.look()
     assert (await bob.ended(other))["state"] == "succeeded"
     assert session_of(again).state is SessionState.PARKED
