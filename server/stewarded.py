@@ -48,6 +48,8 @@ _PR_SET_PDEATHSIG = 1
 RELOAD_CODE = 86
 """With which a server ends whose steward is to start the next image."""
 
+_KEY_FILES = ("id_ed25519", "id_ecdsa", "id_rsa")
+
 _TRIAL = (sys.executable, "-I", "-c", "import server.launching")
 
 
@@ -101,7 +103,7 @@ class StewardedServer:
         give_data(self._site.data_dir, self._uid, None if database is None else database.name)
         listener = bind(self._site.config.server, inherited=listen_fd)
         memory = new_memory()
-        config, tls = _readable_by(self._uid, self._site.config)
+        config, files = readable_by(self._uid, self._site.config)
         hand_on(config, memory)
         image = NextImage(check_command)
         verbs = {
@@ -119,7 +121,7 @@ class StewardedServer:
             "HOME": "/nonexistent",
         }
         command = [sys.executable, *sys.orig_argv[1:]]
-        descriptors = [*held.values(), memory, *tls]
+        descriptors = [*held.values(), memory, *files]
         steward = Steward(
             self._uid,
             command,
@@ -130,7 +132,7 @@ class StewardedServer:
         )
         code = steward.run()
         end_strays(self._uid)
-        for descriptor in (memory, *tls):
+        for descriptor in (memory, *files):
             os.close(descriptor)
         if code == RELOAD_CODE and image.descriptor is not None:
             return {"listen": os.dup(listener.fileno()), "settled": image.descriptor}
@@ -138,20 +140,46 @@ class StewardedServer:
         return {}
 
 
-def _readable_by(uid: int, config: ServerConfig) -> tuple[ServerConfig, list[int]]:
-    """``config`` with the files of TLS in memory that ``uid`` can open, and the descriptors of these."""
-    server = config.server
-    if server.tls_cert_file is None or server.tls_key_file is None:
-        return config, []
-    paths, descriptors = {}, []
-    for name in ("tls_cert_file", "tls_key_file"):
+def readable_by(uid: int, config: ServerConfig, home: Path | None = None) -> tuple[ServerConfig, list[int]]:
+    """``config`` with files in memory that the server needs and only root may read, and their descriptors.
+
+    These are the files of TLS, and for each host over SSH key and known host keys; those that SSH finds
+    by itself are found in ``home``, root's. Raises ``OSError`` for a file of TLS.
+    """
+    descriptors: list[int] = []
+
+    def in_memory(path: Path) -> Path:
+        content = path.read_bytes()
         descriptor = new_memory()
-        os.write(descriptor, Path(getattr(server, name)).read_bytes())
+        descriptors.append(descriptor)
+        with os.fdopen(os.dup(descriptor), "wb") as file:
+            file.write(content)
         os.fchmod(descriptor, 0o600)
         os.fchown(descriptor, uid, uid)
-        descriptors.append(descriptor)
-        paths[name] = Path(f"/proc/self/fd/{descriptor}")
-    return config.model_copy(update={"server": server.model_copy(update=paths)}), descriptors
+        return Path(f"/proc/self/fd/{descriptor}")
+
+    server = config.server
+    if server.tls_cert_file is not None and server.tls_key_file is not None:
+        paths = {name: in_memory(getattr(server, name)) for name in ("tls_cert_file", "tls_key_file")}
+        config = config.model_copy(update={"server": server.model_copy(update=paths)})
+    of_ssh = (home or Path.home()) / ".ssh"
+    hosts = []
+    for host in config.hosts:
+        places = {
+            "key_file": [host.key_file] if host.key_file else [of_ssh / name for name in _KEY_FILES],
+            "known_hosts_file": [host.known_hosts_file or of_ssh / "known_hosts"],
+        }
+        found = {name: _first(in_memory, paths) for name, paths in places.items()}
+        # what is missing is told when the host is to be reached
+        hosts.append(host.model_copy(update={name: path for name, path in found.items() if path is not None}))
+    return (config.model_copy(update={"hosts": hosts}) if hosts else config), descriptors
+
+
+def _first(in_memory: Callable[[Path], Path], paths: Sequence[Path]) -> Path | None:
+    for path in paths:
+        with suppress(OSError):
+            return in_memory(path)
+    return None
 
 
 def _end_as(code: int) -> None:
