@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pool.errors import BadRequest, Conflict, NotFound
+from server.gateway.elsewhere import write_elsewhere
 from server.gateway.forgotten import forget_user
 from server.gateway.own_keys import OwnKeys
 from server.gateway.settings import GatewayConfigError, describe, is_credential, read_shown_providers
@@ -110,6 +111,16 @@ class GatewayFiles:
         """Have the gateway count nothing of what was used until ``at``. Raises ``OSError``."""
         try:
             forget_user(self._data_dir, user_id, at)
+        except GatewayConfigError as error:
+            raise Conflict(str(error)) from error
+
+    def put_team_use(self, teams: Mapping[str, Any]) -> None:
+        """Tell the gateway what teams used on other machines: by name, see ``server.gateway.elsewhere``.
+
+        Raises ``OSError``.
+        """
+        try:
+            write_elsewhere(self._data_dir, teams)
         except GatewayConfigError as error:
             raise Conflict(str(error)) from error
 

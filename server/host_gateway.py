@@ -28,6 +28,8 @@ _T = TypeVar("_T")
 _NAME = re.compile(r"[\w.:@/\[\]?-]{1,200}", re.ASCII)
 _FILE = re.compile(r"usage-[\w-]{1,100}\.jsonl", re.ASCII)
 _LONGEST = 200
+_MOST_BYTES = 2 * 1024 * 1024
+_LAST_MOMENT = 10**11
 _MOST_TOKENS = 10**12
 _MOST_USD = 10**6
 
@@ -63,7 +65,8 @@ class HostGatewayFiles(RemoteGatewayFiles):
         return [file for file in told if file in offsets]
 
     def _checked(self, stretch: Stretch, start: int) -> Stretch:
-        if not _FILE.fullmatch(stretch.file) or stretch.start != start or stretch.end <= start:
+        is_next = stretch.start == start and start < stretch.end <= start + _MOST_BYTES
+        if not _FILE.fullmatch(stretch.file) or not is_next:
             raise PoolError(f"host {self.name} tells of a journal what is none")
         good = list(_believable(stretch.entries))
         if len(good) < len(stretch.entries):
@@ -85,6 +88,7 @@ def _believable(entries: Any) -> Iterator[Entry]:
             all(0 <= count <= _MOST_TOKENS for count in tokens)
             and all(math.isfinite(number) and number >= 0 for number in (entry.at, entry.seconds, entry.usd))
             and entry.usd <= _MOST_USD
+            and max(entry.at, entry.seconds) <= _LAST_MOMENT
             and all(len(text) <= _LONGEST for text in (entry.user, entry.session, entry.instance))
             and _NAME.fullmatch(entry.model)
             and _NAME.fullmatch(entry.provider)

@@ -71,6 +71,25 @@ class ManyGateways(GatewayFiles):
         except KeeperUnavailable:
             return dict(NOT_REACHED)
 
+    @property
+    def hosts(self) -> list[str]:
+        """The names of all machines, this one first."""
+        return [self._local, *self._others]
+
+    def home_of(self, user_id: str) -> str | None:
+        """On which of them a user lives, None for who lives nowhere yet."""
+        return self._where(user_id)
+
+    def put_team_use_on(self, host: str, teams: Mapping[str, Any]) -> bool:
+        """See ``put_team_use``, of one machine; False for one that cannot be reached now."""
+        files = self._here if host == self._local else self._others[host]
+        try:
+            files.put_team_use(teams)
+        except (PoolError, OSError) as error:
+            _log.info("host %s is told later what teams used elsewhere: %s", host, error)
+            return False
+        return True
+
     def bear_in_mind(self, user_id: str) -> None:
         """The user is about to be forgotten by who knows where they live."""
         name = self._where(user_id)

@@ -227,6 +227,7 @@ def gateway_verbs(files: GatewayFiles) -> dict[str, Callable[..., Any]]:
         "finished": finished,
         "remove_journal": lambda *, file: files.remove_journal(_text(file)),
         "forget_user": lambda *, user_id, at: files.forget_user(_text(user_id), float(at)),
+        "put_team_use": lambda *, teams: files.put_team_use(dict(teams)),
     }
 
 
@@ -286,3 +287,7 @@ class RemoteGatewayFiles(GatewayFiles):
     def forget_user(self, user_id: str, at: float) -> None:
         """See ``GatewayFiles``."""
         self._steward.call("forget_user", user_id=user_id, at=at)
+
+    def put_team_use(self, teams: Mapping[str, Any]) -> None:
+        """See ``GatewayFiles``."""
+        self._steward.call("put_team_use", teams=dict(teams))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -27,6 +27,7 @@ from server.notices import Notices, look_again
 
 _EVERY_SECONDS = 2.0
 _DAY_SECONDS = 86400.0
+_MOST_ROUNDS = 1000
 
 _log = logging.getLogger(__name__)
 
@@ -87,7 +88,11 @@ class UsageBooks:
                 self._offsets = await self.store.read_to()
             offsets = self._offsets
             try:
-                while found := await asyncio.to_thread(self._files.grown, offsets):
+                # bounded, since another machine may say that there is always more
+                for _ in range(_MOST_ROUNDS):
+                    found = await asyncio.to_thread(self._files.grown, offsets)
+                    if not found:
+                        return
                     for stretch in found:
                         await self._store(stretch, offsets)
             except BaseException:
@@ -191,11 +196,16 @@ def _record(entry: Entry) -> UsageRecord:
     )
 
 
-def reader(books: UsageBooks, notices: Notices) -> Callable[[web.Application], AsyncIterator[None]]:
-    """A cleanup context that keeps the database close behind the journal while the server runs."""
+def reader(
+    books: UsageBooks, notices: Notices, tell: Callable[[], Awaitable[None]] | None = None
+) -> Callable[[web.Application], AsyncIterator[None]]:
+    """A cleanup context that keeps the database close behind the journal while the server runs.
+
+    ``tell`` passes on what the books say after each look.
+    """
 
     async def running(_app: web.Application) -> AsyncIterator[None]:
-        task = asyncio.create_task(_read_on(books, notices), name="usage-reader")
+        task = asyncio.create_task(_read_on(books, notices, tell), name="usage-reader")
         yield
         task.cancel()
         with suppress(asyncio.CancelledError):
@@ -204,10 +214,12 @@ def reader(books: UsageBooks, notices: Notices) -> Callable[[web.Application], A
     return running
 
 
-async def _read_on(books: UsageBooks, notices: Notices) -> None:
+async def _read_on(books: UsageBooks, notices: Notices, tell: Callable[[], Awaitable[None]] | None) -> None:
     while True:
         try:
             await books.take_in()
+            if tell is not None:
+                await tell()
             await books.tidy()
             await look_again(notices, books.new_users())
         except (PoolError, OSError):

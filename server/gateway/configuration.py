@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from server.gateway.budgets import BudgetBook, budgets_path, read_budgets
+from server.gateway.elsewhere import Elsewhere, elsewhere_path, read_elsewhere
 from server.gateway.forgotten import Forgotten, forgotten_path, read_forgotten
 from server.gateway.own_keys import OwnKeys, Sealed, own_keys_path
 from server.gateway.settings import GatewayConfigError, GatewaySettings, config_path, read_gateway_config
@@ -75,6 +76,13 @@ class LiveForgotten(LiveFile[Forgotten]):
 
     def __init__(self, data_dir: Path) -> None:
         super().__init__(forgotten_path(data_dir), lambda: read_forgotten(data_dir))
+
+
+class LiveElsewhere(LiveFile[Elsewhere]):
+    """What teams have used on other machines."""
+
+    def __init__(self, data_dir: Path) -> None:
+        super().__init__(elsewhere_path(data_dir), lambda: read_elsewhere(data_dir))
 
 
 class LiveOwnKeys(LiveFile[Sealed]):

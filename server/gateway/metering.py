@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from server.gateway.budgets import Limits, RateLimits, TeamLimits, Use, uses_of
-from server.gateway.configuration import LiveBudgets, LiveForgotten
+from server.gateway.configuration import LiveBudgets, LiveElsewhere, LiveForgotten
+from server.gateway.elsewhere import Elsewhere
 from server.gateway.forgotten import Forgotten
 from server.gateway.meter import Meter, Reading, meter_for
 from server.gateway.prices import cost_of, price_of
@@ -127,6 +128,8 @@ class Metering:
         self._budgets = LiveBudgets(data_dir)
         self._names = LiveForgotten(data_dir)
         self._known_names: Forgotten = {}
+        self._elsewhere = LiveElsewhere(data_dir)
+        self._known_elsewhere: Elsewhere = {}
         self._forgotten = self._names_now()
         self._journal = UsageJournal(data_dir, wall)
         self._spending = Spending(data_dir, self._journal, wall, monotonic, self._names_now)
@@ -154,7 +157,7 @@ class Metering:
             uses += uses_of(limits, self._spent(user), self.wall())
         for name, team in teams:
             if team.has_budget:
-                uses += uses_of(team, self._spent_by(team), self.wall(), name)
+                uses += uses_of(team, self._spent_by(name, team), self.wall(), name)
         for use in uses:
             if use.is_near:
                 self._warn(user, use)
@@ -195,8 +198,8 @@ class Metering:
         for name, _team in teams:
             self._rates.count(("team", name), calls=calls, tokens=tokens)
 
-    def _spent_by(self, team: TeamLimits) -> Spent:
-        total = Spent()
+    def _spent_by(self, name: str, team: TeamLimits) -> Spent:
+        total = self._used_elsewhere(name)
         for user in dict.fromkeys(team.members):
             one = self._spent(user)
             total = Spent(
@@ -205,6 +208,13 @@ class Metering:
                 total.usd_this_month + one.usd_this_month,
             )
         return total
+
+    def _used_elsewhere(self, team: str) -> Spent:
+        # a file that cannot be used is logged; the limits then hold for this machine alone
+        with suppress(GatewayConfigError):
+            self._known_elsewhere = self._elsewhere.current()
+        use = self._known_elsewhere.get(team)
+        return Spent() if use is None else use.at(self.wall())
 
     def opened(self, call: Call) -> None:
         """A call begins."""

@@ -15,7 +15,9 @@ from pool.errors import KeeperUnavailable, PoolError
 from pool.hosts import wire
 from pool.store.database import Database
 from pool.store.usage import Usage
+from server.config import Team
 from server.gateway.budgets import read_budgets
+from server.gateway.elsewhere import read_elsewhere
 from server.gateway.forgotten import read_forgotten
 from server.gateway.own_keys import OwnKeys
 from server.gateway.settings import write_gateway_config
@@ -28,6 +30,7 @@ from server.many_gateways import Greeting, ManyGateways
 from server.own_keys import OwnModelKeys
 from server.pool_settings import limits_of
 from server.settings import load_config
+from server.team_use import TeamUse
 from server.usage import UsageBooks
 from tests.server.test_usage import NOON, an_entry, journal_of
 
@@ -188,6 +191,7 @@ async def test_files_of_a_host_go_once_they_are_taken_in(farm: Farm, short_dir: 
         {"usd": -1.0},
         {"usd": 1e9},
         {"at": float("inf")},
+        {"at": 1e300},
         {"model": "<script>"},
         {"provider": ""},
         {"session": "s" * 300},
@@ -212,6 +216,7 @@ async def test_a_host_tells_of_its_own_users_only_and_what_can_be(farm: Farm, li
         {"file": "../usage-x.jsonl", "start": 0, "end": 10},
         {"file": "usage-x.jsonl", "start": 5, "end": 10},
         {"file": "usage-x.jsonl", "start": 0, "end": 0},
+        {"file": "usage-x.jsonl", "start": 0, "end": 2**63},
         {"file": "usage-x.jsonl", "start": 0},
         {"file": 7, "start": 0, "end": 10},
         "no stretch",
@@ -246,3 +251,34 @@ async def test_the_limits_are_told_and_the_model_asked_for_at_each_connection(fa
     farm.lines["one"].answers["describe"] = {"provider": ["x"]}
     with pytest.raises(PoolError, match="answers what is none"):
         await greeting("one", farm.lines["one"].ask)
+
+
+async def test_gateways_learn_what_teams_used_on_the_other_machines(farm: Farm, short_dir: Path) -> None:
+    database = Database(None, short_dir)
+    await database.open()
+    books = UsageBooks(Usage(database), farm.gateways, lambda: NOON)
+    teams = {
+        "red": Team(members=["alice", "bob", "carol", "dora"], usd_per_month=100),
+        "fast": Team(members=["alice"], model_calls_per_minute=3),
+    }
+    use = TeamUse(teams, books, farm.gateways)
+
+    async def told() -> dict[str, Any]:
+        await books.take_in()
+        await use.tell()
+        found = {}
+        for name, data in farm.all.items():
+            spent = {team: one.at(NOON) for team, one in read_elsewhere(data).items()}
+            assert spent.keys() <= {"red"}
+            if spent:
+                found[name] = (spent["red"].tokens_today, spent["red"].usd_today, spent["red"].usd_this_month)
+        return found
+
+    farm.lines["two"].is_cut = True
+    assert await told() == {"local": (0, 0, 0), "one": (0, 0, 0)}
+    journal_of(farm.data["one"], an_entry(), an_entry(NOON - 86400))
+    journal_of(farm.here, an_entry(user="carol"), an_entry(user="nobodys"))
+    assert await told() == {"local": (120, 0.5, 1.0), "one": (120, 0.5, 0.5)}
+    farm.lines["two"].is_cut = False
+    assert await told() == {"local": (120, 0.5, 1.0), "one": (120, 0.5, 0.5), "two": (240, 1.0, 1.5)}
+    await database.aclose()

@@ -13,7 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.gateway.budgets import RateLimits, write_budgets
+from server.gateway.elsewhere import elsewhere_path, write_elsewhere
 from server.gateway.rates import WINDOW_SECONDS, Rates
+from server.gateway.settings import GatewayConfigError
+from server.gateway.spending import day_of, month_of
 from tests.server.gateway.harness import asking, gateway_for, scripted_upstream
 from tests.server.gateway.test_metering import USED, ask, point_to, whole
 
@@ -124,6 +127,29 @@ async def test_a_team_at_its_limit_stops_all_its_members_and_nobody_else(tmp_pat
         # A change holds from the next call.
         write_budgets(tmp_path, {}, {}, {"lab": {**team, "members": ["alice"]}})
         assert (await ask(bob))[0] == 200
+
+
+async def test_what_a_team_used_on_other_machines_counts_for_its_day(tmp_path: Path) -> None:
+    now = [NOON]
+    async with (
+        scripted_upstream(whole()) as upstream,
+        gateway_for(tmp_path, "alice", "bob", wall=lambda: now[0]) as (alice, bob),
+    ):
+        point_to(tmp_path, upstream)
+        team = {"members": ["alice"], "tokens_per_day": 3 * USED.total}
+        write_budgets(tmp_path, {}, {}, {"lab": team})
+        use = {"day": day_of(NOON), "month": month_of(NOON), "tokens_today": 2 * USED.total}
+        write_elsewhere(tmp_path, {"lab": use, "gone": use})
+        assert (await ask(alice))[0] == 200
+        assert "tokens_per_day of the team lab: 1,569 of 1,569 used" in (await refusal(alice))[2]
+        assert (await ask(bob))[0] == 200
+        with pytest.raises(GatewayConfigError, match=r"lab\.tokens_today"):
+            write_elsewhere(tmp_path, {"lab": {**use, "tokens_today": -1}})
+        # what cannot be read changes nothing
+        elsewhere_path(tmp_path).write_text("{")
+        assert "the team lab" in (await refusal(alice))[2]
+        now[0] += 86400
+        assert (await ask(alice))[0] == 200
 
 
 async def test_a_team_may_be_too_fast_together(tmp_path: Path) -> None:
