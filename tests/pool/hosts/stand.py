@@ -15,9 +15,11 @@ from pool.errors import KeeperUnavailable
 from pool.hosts.base import PoolHost
 from pool.hosts.link import LinkTimes
 from pool.hosts.ssh import SshLauncher, open_ssh_host
+from pool.keeper.procfs import SITE_MARKER, site_of
 from pool.keeper.program import noted_runtime_dir
 from pool.launch.base import InstanceHandle, LaunchSpec, StopGraces
 from pool.model import InstanceId, SessionId, SessionKey, UserId
+from pool.workspace.workspaces import WorkspacePaths
 from tests.pool.launch.rig import Sink
 from tests.procfs import marked_processes
 from tests.waiting import eventually
@@ -38,32 +40,30 @@ _ARGS = (
 class Stand:
     """One host over a link that a test can trouble, and a sink for each attachment."""
 
-    def __init__(self, host: SshHost, settings: dict[str, Any], times: LinkTimes = QUICK) -> None:
-        self.data = Path(settings["data_dir"])
-        # the server has a data directory of its own, in which nothing of the host is
-        config = PoolConfig(data_dir=self.data.parent / "server", gateway_command=())
-        self.host: PoolHost = open_ssh_host(host, config, times)
-        assert isinstance(self.host.launcher, SshLauncher)
-        self.launcher = self.host.launcher
+    def __init__(self, host: PoolHost, data: Path) -> None:
+        self.data = data
+        self.host = host
+        assert isinstance(host.launcher, SshLauncher)
+        self.launcher = host.launcher
         self.lost = 0
         self.launcher.on_lost(self._count)
 
+    @classmethod
+    def at(cls, host: SshHost, settings: dict[str, Any], times: LinkTimes = QUICK) -> Stand:
+        """Behind a door; the server has a data directory of its own, in which nothing of the host is."""
+        data = Path(settings["data_dir"])
+        config = PoolConfig(data_dir=data.parent / "server", gateway_command=())
+        return cls(open_ssh_host(host, config, times), data)
+
     async def start(self, instance: str) -> tuple[InstanceHandle, Sink]:
         paths = await asyncio.to_thread(self.host.files.ensure, "alice")
-        spec = LaunchSpec(
-            instance_id=InstanceId(instance),
-            key=SessionKey(UserId("alice"), SessionId("default")),
-            cli_args=(*_ARGS, f"--session-id={uuid.uuid4()}"),
-            workspace=paths.workspace,
-            home=paths.home,
-        )
         sink = Sink()
-        return await self.launcher.start(spec, sink), sink
+        return await self.launcher.start(spec_of(instance, paths), sink), sink
 
     def processes(self, instance: str) -> list[int]:
-        return sorted(
-            process.pid for process in marked_processes(instance) if str(self.data) in str(process.environ)
-        )
+        """The pids of its living processes; other tests use the same ids elsewhere."""
+        site = site_of(self.data)
+        return sorted(p.pid for p in marked_processes(instance) if p.environ.get(SITE_MARKER) == site)
 
     async def is_lost(self, times: int) -> None:
         await eventually(lambda: self.lost == times, 30, what="the loss is told")
@@ -74,6 +74,17 @@ class Stand:
 
     def _count(self) -> None:
         self.lost += 1
+
+
+def spec_of(instance: str, paths: WorkspacePaths) -> LaunchSpec:
+    """A CLI of alice's."""
+    return LaunchSpec(
+        instance_id=InstanceId(instance),
+        key=SessionKey(UserId("alice"), SessionId("default")),
+        cli_args=(*_ARGS, f"--session-id={uuid.uuid4()}"),
+        workspace=paths.workspace,
+        home=paths.home,
+    )
 
 
 async def say(handle: InstanceHandle, text: str) -> None:

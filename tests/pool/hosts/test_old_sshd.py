@@ -77,7 +77,7 @@ async def test_a_stop_needs_no_signal_over_ssh_and_leaves_nothing(
 
     monkeypatch.setattr(asyncssh.SSHServerChannel, "_process_signal_request", refuse)
     await old_sshd.listen()
-    stand = Stand(old_sshd.host(command=old_sshd.program(settings)), settings)
+    stand = Stand.at(old_sshd.host(command=old_sshd.program(settings)), settings)
     await stand.launcher.open(1)
     handle, sink = await stand.start("one")
     await say(handle, "good morning !setsid !double-fork !ignore-eof !ignore-term")

@@ -33,7 +33,7 @@ async def test_turns_work_and_no_loss_of_the_link_costs_a_byte(
     """Cut, half open and with a new sshd: the CLI lives on, and its output comes without gap or repeat."""
     own_sshd.let_in(settings)
     async with Proxy(own_sshd.port) as proxy:
-        stand = Stand(own_sshd.host(proxy.port), settings)
+        stand = Stand.at(own_sshd.host(proxy.port), settings)
         await _story(stand, (proxy.cut, proxy.swallow, own_sshd.restart))
         await stand.launcher.aclose(end_instances=True)
         assert not keeper_listens(stand.data)
@@ -78,7 +78,7 @@ async def test_a_half_open_link_keeps_nothing_alive_when_the_server_stays_away(
     async with Proxy(sshd.port) as proxy:
         settings |= {"orphan_lease_seconds": 1.0}
         sshd.let_in(settings)
-        stand = Stand(sshd.host(proxy.port), settings, times)
+        stand = Stand.at(sshd.host(proxy.port), settings, times)
         await stand.launcher.open(1)
         handle, sink = await stand.start("one")
         await say(handle, "good night !setsid !double-fork")
