@@ -9,33 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
-from dataclasses import dataclass
-from pathlib import Path
 
 import asyncssh
 
 from pool.config import SshHost
-from pool.errors import HostRefused, KeeperUnavailable
+from pool.errors import KeeperUnavailable
+from pool.hosts.trust import LinkTimes, known_hosts_of, options_for, refusal_of
+
+# it tells each connection's steps at the level at which we tell of what matters
+logging.getLogger("asyncssh").setLevel(logging.WARNING)
 
 _STDERR_BYTES = 4096
 _CLOSE_SECONDS = 2.0
 _END_SECONDS = 5.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LinkTimes:
-    """How long things may take, in seconds.
-
-    A link over which nothing comes is dead after ``keepalive_seconds * (keepalive_misses + 1)``. Both
-    programs on the host are promised a word every ``speaks_every_seconds``.
-    """
-
-    connect_seconds: float = 20.0
-    hello_seconds: float = 60.0
-    keepalive_seconds: float = 4.0
-    keepalive_misses: int = 2
-    speaks_every_seconds: float = 10.0
 
 
 class Channel:
@@ -77,20 +65,20 @@ class Link:
         file), ``KeeperUnavailable`` where trying again may help.
         """
         link = cls(settings)
-        known = _known_hosts(settings)
+        known = known_hosts_of(settings)
         try:
             async with asyncio.timeout(times.connect_seconds):
                 link._connection = await asyncssh.connect(
                     settings.address,
                     settings.port,
-                    options=_options(settings, times, known),
+                    options=options_for(settings, times, known),
                     client_factory=lambda: _Client(link),
                 )
         except TimeoutError:
             text = f"host {settings.name}: no SSH connection within {times.connect_seconds:g} s"
             raise KeeperUnavailable(text) from None
         except (OSError, asyncssh.Error) as error:
-            raise _refusal(settings, known, error) from error
+            raise refusal_of(settings, known, error) from error
         return link
 
     @property
@@ -264,76 +252,3 @@ class _Far(asyncssh.SSHClientSession[bytes]):
         """End the program's input."""
         if self._channel is not None:
             self._channel.close()
-
-
-def _options(settings: SshHost, times: LinkTimes, known: Path) -> asyncssh.SSHClientConnectionOptions:
-    own_key = (
-        {} if settings.key_file is None else {"client_keys": [str(settings.key_file)], "agent_path": None}
-    )
-    user = {} if settings.user is None else {"username": settings.user}
-    try:
-        return asyncssh.SSHClientConnectionOptions(
-            config=None,
-            known_hosts=str(known),
-            connect_timeout=times.connect_seconds,
-            login_timeout=times.connect_seconds,
-            keepalive_interval=times.keepalive_seconds,
-            keepalive_count_max=times.keepalive_misses,
-            preferred_auth="publickey",
-            **user,
-            **own_key,
-        )
-    except (OSError, ValueError) as error:
-        raise HostRefused(f"host {settings.name}: key_file: {error}") from error
-
-
-def _known_hosts(settings: SshHost) -> Path:
-    path = settings.known_hosts_file or Path("~/.ssh/known_hosts").expanduser()
-    try:
-        path.read_bytes()
-    except OSError as error:
-        problem = f"its key cannot be checked, {path}: {error.strerror}"
-        raise HostRefused(
-            f"host {settings.name}: {problem}. {_how_to_trust(settings, path)}",
-            details={"host": settings.name, "reason": "host_key_unknown"},
-        ) from error
-    return path
-
-
-def _refusal(settings: SshHost, known: Path, error: Exception) -> KeeperUnavailable:
-    name, where = settings.name, f"{settings.address}:{settings.port}"
-    if isinstance(error, asyncssh.HostKeyNotVerifiable | asyncssh.KeyExchangeFailed):
-        if _knows(known, settings):
-            return HostRefused(
-                f"host {name}: {where} shows another key than the one in {known} ({error}): somebody may be "
-                f"in between. Only if its key was changed on purpose: ssh-keygen -f {known} -R "
-                f"'{_name_in_file(settings)}', then trust the new one. {_how_to_trust(settings, known)}",
-                details={"host": name, "reason": "host_key_changed"},
-            )
-        return HostRefused(
-            f"host {name}: nothing in {known} tells which key {where} has. {_how_to_trust(settings, known)}",
-            details={"host": name, "reason": "host_key_unknown"},
-        )
-    if isinstance(error, asyncssh.PermissionDenied):
-        return HostRefused(
-            f"host {name}: {where} lets nobody in with our key ({error}): put its public half into "
-            f"authorized_keys of {settings.user or 'our user'} there, see docs/hosts.md",
-            details={"host": name, "reason": "key_refused"},
-        )
-    return KeeperUnavailable(f"host {name}: no SSH connection to {where}: {error}", details={"host": name})
-
-
-def _how_to_trust(settings: SshHost, known: Path) -> str:
-    return (
-        f"ssh-keyscan -p {settings.port} {settings.address} prints it: compare it with "
-        f"/etc/ssh/ssh_host_*_key.pub on that machine, then append it to {known}"
-    )
-
-
-def _knows(known: Path, settings: SshHost) -> bool:
-    keys, authorities, *_others = asyncssh.match_known_hosts(str(known), settings.address, "", settings.port)
-    return bool(keys or authorities)
-
-
-def _name_in_file(settings: SshHost) -> str:
-    return settings.address if settings.port == 22 else f"[{settings.address}]:{settings.port}"

@@ -9,7 +9,8 @@ from pathlib import Path
 from pool.config import PoolConfig
 from pool.hosts.conversation import HostClient
 from pool.hosts.facts import HostFacts
-from pool.hosts.link import Link, LinkTimes
+from pool.hosts.link import Link
+from pool.hosts.trust import LinkTimes
 from pool.keeper.client import KeeperClient
 from pool.keeper.starter import HeldKeeper
 from pool.launch.gateway_user import FoundGatewayUser

@@ -12,8 +12,9 @@ from pool.hosts import wire
 from pool.hosts.base import PoolHost
 from pool.hosts.conversation import Conversation, HostClient
 from pool.hosts.facts import HostFacts, installed_version
-from pool.hosts.link import Channel, Link, LinkTimes
+from pool.hosts.link import Channel, Link
 from pool.hosts.remote import LinkedLauncher, OtherFiles
+from pool.hosts.trust import LinkTimes
 from pool.launch.base import InstanceHandle, InstanceListing, InstanceSink, Launcher, LaunchSpec
 from pool.launch.process_table import ProcessReport
 from pool.launch.tool_limits import ToolLimits
@@ -166,7 +167,12 @@ class SshLauncher(Launcher):
             times=self._times,
             known_epoch=self._epoch,
         )
-        in_force = await attached.open(epoch)
+        try:
+            async with asyncio.timeout(self._times.attach_seconds):
+                in_force = await attached.open(epoch)
+        except TimeoutError:
+            text = f"its keeper was not reached within {self._times.attach_seconds:g} s"
+            raise KeeperUnavailable(f"host {self._settings.name}: {text}") from None
         # from here on a loss is told, not raised
         if not attached.is_attached or conversation.is_lost:
             raise KeeperUnavailable(f"host {self._settings.name}: the link was lost at once")

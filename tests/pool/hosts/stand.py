@@ -13,8 +13,8 @@ import pytest
 from pool.config import PoolConfig, SshHost
 from pool.errors import KeeperUnavailable
 from pool.hosts.base import PoolHost
-from pool.hosts.link import LinkTimes
 from pool.hosts.ssh import SshLauncher, open_ssh_host
+from pool.hosts.trust import LinkTimes
 from pool.keeper.procfs import SITE_MARKER, site_of
 from pool.keeper.program import noted_runtime_dir
 from pool.launch.base import InstanceHandle, LaunchSpec, StopGraces

@@ -13,8 +13,9 @@ import pytest
 
 from pool.config import PoolConfig, SshHost
 from pool.errors import HostRefused, KeeperUnavailable
-from pool.hosts.link import Link, LinkTimes
+from pool.hosts.link import Link
 from pool.hosts.ssh import open_ssh_host
+from pool.hosts.trust import LinkTimes
 from tests.pool.hosts.sshd import Sshd, free_port
 
 TIMES = LinkTimes(connect_seconds=10, hello_seconds=10)
@@ -68,8 +69,19 @@ async def test_a_host_that_does_not_know_our_key_says_so(
     error = await refused(sshd.host(key_file=sshd.directory / "stranger"))
     assert error.details["reason"] == "key_refused"
     assert "authorized_keys" in error.message
-    with pytest.raises(HostRefused, match="key_file"):
+    with pytest.raises(HostRefused, match=r"key_file .* No such file"):
         await Link.connect(sshd.host(key_file=short_dir / "missing"), TIMES)
+    shared = short_dir / "shared"
+    shared.write_bytes((sshd.directory / "key").read_bytes())
+    shared.chmod(0o640)
+    with pytest.raises(HostRefused, match=f"chmod 600 {shared}"):
+        await Link.connect(sshd.host(key_file=shared), TIMES)
+    shared.chmod(0o600)
+    async with linked(sshd.host(key_file=shared)):
+        pass
+    shared.write_text("no key")
+    with pytest.raises(HostRefused, match="key_file"):
+        await Link.connect(sshd.host(key_file=shared), TIMES)
 
 
 async def test_nobody_listens(sshd: Sshd) -> None:

@@ -14,8 +14,8 @@ import pytest
 
 from pool.config import PoolConfig
 from pool.errors import Forbidden
-from pool.hosts.link import LinkTimes
 from pool.hosts.ssh import SshLauncher, open_ssh_host
+from pool.hosts.trust import LinkTimes
 from pool.keeper.client import KeeperError
 from pool.launch.isolation import probe
 from pool.model import InstanceId
