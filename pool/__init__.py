@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pool.config import QuotaBook as QuotaBook
     from pool.config import SshHost as SshHost
     from pool.hosts.facts import installed_version as installed_version
+    from pool.hosts.machines import Machines as Machines
     from pool.hosts.program import serve_files as serve_files
     from pool.hosts.pump import pump_keeper as pump_keeper
     from pool.keeper.notify import Notifier as Notifier
@@ -89,6 +90,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "find_cli": "pool.launch.cli",
     "installed_version": "pool.hosts.facts",
+    "Machines": "pool.hosts.machines",
     "pump_keeper": "pool.hosts.pump",
     "serve_files": "pool.hosts.program",
     "program_places": "pool.launch.shown",
@@ -183,6 +185,7 @@ __all__ = [
     "LeaseRow",
     "LeaseRules",
     "Level",
+    "Machines",
     "Metric",
     "Notifier",
     "PermissionInfo",

@@ -15,10 +15,13 @@ from pool.config import PoolConfig
 from pool.errors import NotFound
 from pool.hosts.base import LOCAL, PoolHost
 from pool.hosts.facts import default_max_instances
+from pool.hosts.machines import Machines
 from pool.hosts.routing import AbsentLauncher, RoutedFiles
 from pool.launch.base import Launcher
 from pool.launch.cli import find_cli
 from pool.launch.local import LocalLauncher
+from pool.model import UserId
+from pool.names import check_name
 from pool.runtime.backlog import Backlog
 from pool.runtime.exporting import export
 from pool.runtime.hosts import Host as RunHost
@@ -50,6 +53,7 @@ class Parts:
     usage: Usage
     audit: AuditLog
     personal: PersonalData
+    machines: Machines
 
 
 def open_accounts(
@@ -131,8 +135,19 @@ def compose(config: PoolConfig, **given: Unpack[Given]) -> Parts:
         backlog=Backlog(config.backlog_session_bytes, config.backlog_total_bytes),
         cli_stamp=partial(_cli_stamp, config.cli_path) if hosts.here is not None else _no_cli_here,
     )
+    database = store.database
     return Parts(
-        surroundings, accounts, Usage(store.database), AuditLog(store.database), PersonalData(store.database)
+        surroundings=surroundings,
+        accounts=accounts,
+        usage=Usage(database),
+        audit=AuditLog(database),
+        personal=PersonalData(database),
+        machines=Machines(
+            clients={one.name: one.client for one in machines if one.client is not None},
+            runs_here=hosts.here is not None,
+            home_of=placements.name_of,
+            place=lambda user_id: hosts.placed(UserId(check_name(user_id, "user_id"))),
+        ),
     )
 
 

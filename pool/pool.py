@@ -11,6 +11,7 @@ from typing import Any, Self, Unpack
 from pool.composition import Given, compose
 from pool.config import PoolConfig
 from pool.errors import Draining, PoolError
+from pool.hosts.machines import Machines
 from pool.lifecycle.session import SessionEvent
 from pool.model import DEFAULT_SESSION, InstanceInfo, InstanceState, SessionState
 from pool.names import check_name
@@ -48,6 +49,7 @@ class ClaudeInstancePool(Dialogue, Evidence):
         self.accounts: Accounts = parts.accounts
         self.usage: Usage = parts.usage
         self.audit: AuditLog = parts.audit
+        self.machines: Machines = parts.machines
         self._personal = parts.personal
         self._around = parts.surroundings
         self._supervisor = Supervisor(parts.surroundings)

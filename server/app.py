@@ -25,6 +25,7 @@ from server.door import Pool
 from server.errors import count_errors, errors_as_json
 from server.gateway_files import GatewayFiles
 from server.headers import add_security_headers
+from server.many_gateways import ManyGateways
 from server.notices import Notices
 from server.openapi import with_document
 from server.own_keys import OwnModelKeys
@@ -32,6 +33,7 @@ from server.rest import account, admin, audit, export, model_keys, sessions, sig
 from server.routes import Access, Route, add_routes
 from server.services import SERVICES, Services
 from server.static import WEB_DIR, static_files
+from server.team_use import TeamUse
 from server.usage import UsageBooks
 from server.usage import reader as usage_reader
 from server.ws import connection
@@ -71,8 +73,12 @@ def build_services(
     monotonic: Callable[[], float] = time.monotonic,
     notes: dict[str, dict[str, Any]] | None = None,
     gateway_files: GatewayFiles | None = None,
+    place: Callable[[str], Awaitable[object]] | None = None,
 ) -> Services:
-    """The parts behind the routes. ``pool`` is started; ``passwords`` stays the caller's to close."""
+    """The parts behind the routes. ``pool`` is started; ``passwords`` stays the caller's to close.
+
+    ``place`` decides on which host a user lives, where there are several.
+    """
     secret, is_configured = signing_secret(config.auth.jwt, data_dir)
     live = LiveConnections(config.server.max_connections_per_user)
     sign_in_service = SignIn(
@@ -87,15 +93,14 @@ def build_services(
         ttl_seconds=config.auth.token_ttl_seconds,
         wall=wall,
     )
-    gateway_files = gateway_files or GatewayFiles(data_dir)
-    gateway_files.settle()
-    own_keys = OwnModelKeys(gateway_files)
-    usage_books = UsageBooks(pool.usage, gateway_files, wall)
+    (gateway_files := gateway_files or GatewayFiles(data_dir)).settle()
+    own_keys, usage_books = OwnModelKeys(gateway_files, place), UsageBooks(pool.usage, gateway_files, wall)
+    forget = _forgetting(pool, gateway_files, own_keys, usage_books)
     return Services(
         config=config,
         pool=pool,
         sign_in=sign_in_service,
-        users=Users(pool.accounts, passwords, live, pool.stop_user, _forgetting(pool, own_keys, usage_books)),
+        users=Users(pool.accounts, passwords, live, pool.stop_user, forget),
         live=live,
         proxies=TrustedProxies(config.server.trusted_proxies),
         model=gateway_files.describe,
@@ -103,15 +108,21 @@ def build_services(
         version=installed_version(),
         usage=usage_books,
         own_keys=own_keys,
+        team_use=_team_use(config, usage_books, gateway_files),
         notices=Notices(config.quotas, usage_books, live.tell_user, monotonic),
         notes=notes or {},
     )
 
 
+def _team_use(config: ServerConfig, books: UsageBooks, files: GatewayFiles) -> TeamUse | None:
+    return TeamUse(config.quotas.teams, books, files) if isinstance(files, ManyGateways) else None
+
+
 def _forgetting(
-    pool: Pool, own_keys: OwnModelKeys, usage_books: UsageBooks
+    pool: Pool, gateway_files: GatewayFiles, own_keys: OwnModelKeys, usage_books: UsageBooks
 ) -> Callable[[str, bool], Awaitable[None]]:
     async def forget(user_id: str, keep_workspace: bool) -> None:
+        gateway_files.bear_in_mind(user_id)
         await pool.forget_user(user_id, keep_workspace=keep_workspace)
         # What the gateway has told of them so far must be in the books when their name is taken out.
         await usage_books.take_in()
@@ -144,7 +155,7 @@ def build_app(services: Services, *, web_dir: Path = WEB_DIR) -> web.Application
     app.on_response_prepare.append(count_errors(services.counts))
     app.on_shutdown.append(_end_connections)
     app.cleanup_ctx.append(health.background_checks)
-    app.cleanup_ctx.append(usage_reader(services.usage, services.notices))
+    app.cleanup_ctx.append(usage_reader(services.usage, services.notices, services.tell_team_use))
     add_routes(app, routes, base)
     _add_static(app, base, web_dir)
     return app

@@ -54,6 +54,9 @@ class GatewayFiles:
         """Which model answers this user."""
         return self.describe()
 
+    def bear_in_mind(self, user_id: str) -> None:
+        """The user is about to be forgotten by who knows where they live."""
+
     def own_keys_of(self, user_id: str) -> dict[str, bool]:
         """The providers that take own keys: has this user brought one?"""
         try:

@@ -91,7 +91,7 @@ class ManyGateways(GatewayFiles):
         return True
 
     def bear_in_mind(self, user_id: str) -> None:
-        """The user is about to be forgotten by who knows where they live."""
+        """See ``GatewayFiles``."""
         name = self._where(user_id)
         if name is not None:
             self._lived[user_id] = name

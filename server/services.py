@@ -17,6 +17,7 @@ from server.counts import Counts
 from server.door import Pool
 from server.notices import Notices
 from server.own_keys import OwnModelKeys
+from server.team_use import TeamUse
 from server.usage import UsageBooks
 
 
@@ -41,9 +42,15 @@ class Services:
     usage: UsageBooks
     own_keys: OwnModelKeys
     notices: Notices
+    team_use: TeamUse | None = None
     viewer_budget_bytes: int = 262144
     notes: dict[str, dict[str, Any]] = field(default_factory=dict)
     counts: Counts = field(default_factory=Counts)
+
+    async def tell_team_use(self) -> None:
+        """See ``TeamUse``; nothing to tell with one machine."""
+        if self.team_use is not None:
+            await self.team_use.tell()
 
 
 SERVICES: web.AppKey[Services] = web.AppKey("services", Services)

@@ -35,6 +35,7 @@ from server.connections import Limits, Patience, Site
 from server.control import ControlSocket
 from server.door import Pool
 from server.gateway_files import GatewayFiles
+from server.hosts import gateways_of
 from server.listening import address_of, bind, link_address, tls_context
 from server.operations import Operations
 from server.pool_settings import keys_not_in_effect, to_pool_config
@@ -140,6 +141,8 @@ class Server:
         listener = bind(config.server, inherited=self._given.listen_fd)
         stack.callback(listener.close)
         pool = self._make_pool()
+        machines = pool.machines
+        gateway_files = gateways_of(machines, self._given.gateway_files, config.quotas)
         stack.push_async_callback(self._shut_down, pool)
         if not await self._start(pool):
             return
@@ -151,7 +154,8 @@ class Server:
             self._given.data_dir,
             passwords,
             notes=notes,
-            gateway_files=self._given.gateway_files,
+            gateway_files=gateway_files,
+            place=machines.place if machines.clients else None,
         )
         runner = web.AppRunner(
             build_app(services),
