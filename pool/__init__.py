@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pool.caller import calling as calling
     from pool.caller import current_caller as current_caller
     from pool.caller import shortened as shortened
+    from pool.composition import check_lives_here as check_lives_here
     from pool.composition import export_user_data as export_user_data
     from pool.composition import open_accounts as open_accounts
     from pool.composition import remove_user_files as remove_user_files
@@ -150,6 +151,7 @@ _HOMES = {
     "Viewer": "pool.runtime.hub",
     "audit_snapshot": "pool.store.audit:snapshot",
     "calling": "pool.caller",
+    "check_lives_here": "pool.composition",
     "check_name": "pool.names",
     "compile_rules": "pool.policy.rules.decision",
     "current_caller": "pool.caller",
@@ -213,6 +215,7 @@ __all__ = [
     "Viewer",
     "audit_snapshot",
     "calling",
+    "check_lives_here",
     "check_name",
     "check_roots",
     "compile_rules",

@@ -12,7 +12,7 @@ from typing import TypedDict, Unpack
 
 from pool.clock import Clock, SystemClock
 from pool.config import PoolConfig
-from pool.errors import NotFound
+from pool.errors import Conflict, NotFound
 from pool.hosts.base import LOCAL, PoolHost
 from pool.hosts.facts import default_max_instances
 from pool.hosts.machines import Machines
@@ -77,16 +77,29 @@ def remove_user_files(
     files.remove(user_id)
 
 
+async def check_lives_here(database: Database, user_id: str) -> None:
+    """Raises ``Conflict`` for a user who lives on another machine: a command cannot reach it."""
+    home = await PersonalData(database).home_of(user_id)
+    if home not in (None, LOCAL):
+        raise Conflict(
+            f"{user_id} lives on the host {home}, which only a running server reaches: start it and use "
+            "its pages or its HTTP interface",
+            details={"host": home},
+        )
+
+
 async def export_user_data(
     data_dir: Path, storage_url: str | None, user_id: str, *, files: HostFiles | None = None
 ) -> AsyncGenerator[bytes]:
     """``ClaudeInstancePool.export_user`` for a command, with a server running or not; reads only.
 
-    ``files`` are the steward's for a command that has one.
+    ``files`` are the steward's for a command that has one. Raises ``Conflict`` for a user whose files are
+    on another machine, which only the server reaches.
     """
     database = Database(storage_url, data_dir)
     await database.open_for_reading()
     try:
+        await check_lives_here(database, user_id)
         async for piece in export(PersonalData(database), files or HostFiles(data_dir), user_id):
             yield piece
     finally:

@@ -9,7 +9,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pool import AuditLog, StewardClient, Usage, calling, open_accounts, remove_user_files, stewarded_files
+from pool import (
+    AuditLog,
+    StewardClient,
+    Usage,
+    calling,
+    check_lives_here,
+    open_accounts,
+    remove_user_files,
+    stewarded_files,
+)
 from server.auth.live import LiveConnections
 from server.auth.passwords import Passwords
 from server.auth.sign_in import SignIn
@@ -74,6 +83,8 @@ async def perform_here(
                 await OwnModelKeys(files).forget(user_id)
 
             users = Users(accounts, passwords, live, _nothing_runs, forget)
+            if op == "user_delete":
+                await check_lives_here(store.database, str(arguments.get("name")))
             address = link_address(config.server, config.server.port)
             with calling(command_caller(os.getuid() if uid is None else uid)):
                 return await Operations(users, sign_in, None, address, audit).run(op, arguments)

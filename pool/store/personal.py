@@ -50,6 +50,12 @@ class PersonalData:
         async for part in self._conversations(user_id):
             yield part
 
+    async def home_of(self, user_id: str) -> str | None:
+        """On which host the user lives, None if that was not decided."""
+        statement = sa.select(placements.c.host).where(placements.c.user_id == user_id)
+        rows = await self._database.fetch(statement)
+        return str(rows[0]["host"]) if rows else None
+
     async def _conversations(self, user_id: str) -> AsyncGenerator[Part]:
         last = 0
         while True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import time
 from collections.abc import Callable
@@ -58,6 +59,21 @@ def test_users_are_made_listed_disabled_and_deleted(command: Command, short_dir:
     assert not (short_dir / "workspaces" / "alice").exists()
     missing = command("user", "delete", "alice")
     assert (missing.exit_code, missing.stderr) == (1, "claude-pool: there is no user alice\n")
+
+
+def test_what_lies_on_another_machine_is_left_to_the_server(command: Command, short_dir: Path) -> None:
+    command("user", "add", "alice")
+    with contextlib.closing(sqlite3.connect(short_dir / "claude-pool.db")) as database, database:
+        database.execute("insert into placements (user_id, host, placed_at) values ('alice', 'h1', 0)")
+    target = short_dir / "alice.tar"
+    for words in (("user", "delete", "alice"), ("user", "export", "alice", "--to", str(target))):
+        told = command(*words)
+        assert told.exit_code == 1
+        assert "alice lives on the host h1" in told.stderr
+    assert not target.exists()
+    assert [line.split() for line in command("user", "list").stdout.splitlines()][1:] == [
+        ["alice", "active", "no"]
+    ]
 
 
 def test_a_token_is_printed_alone(command: Command) -> None:
