@@ -165,13 +165,21 @@ def compose(config: PoolConfig, **given: Unpack[Given]) -> Parts:
 
 
 def _machines(config: PoolConfig, given: Given) -> list[PoolHost]:
-    """This machine, unless it is to run nothing beside others."""
+    """This machine, unless it is to run nothing beside others; then the others."""
+    others: list[PoolHost] = []
+    if config.hosts:
+        # whoever has no other machines loads no SSH
+        from pool.hosts.ssh import open_ssh_host  # noqa: PLC0415
+
+        others = [open_ssh_host(settings, config) for settings in config.hosts]
+        if config.max_instances == 0:
+            return others
     host, launcher = given.get("host"), given.get("launcher")
     if launcher is None:
         host = host or open_host(config)
         launcher = LocalLauncher(config, host=host.local)
     files = host.files if host is not None else HostFiles(config.data_dir, config.templates_dir)
-    return [PoolHost(name=LOCAL, launcher=launcher, files=files, capacity=config.max_instances)]
+    return [PoolHost(name=LOCAL, launcher=launcher, files=files, capacity=config.max_instances), *others]
 
 
 def _host(config: PoolConfig, clock: Clock, machine: PoolHost) -> RunHost:

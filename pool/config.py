@@ -184,6 +184,9 @@ class PoolConfig:
             bad.append(f"audit_prompts must be one of {', '.join(AUDIT_PROMPTS)}")
         if not 1000 <= self.uid_range[0] < self.uid_range[1] - 2:
             bad.append("uid_range must be (first, last) with 1000 <= first < last, four uids at least")
+        names = [host.name for host in self.hosts]
+        if len({"local", *names}) != len(names) + 1:
+            bad.append("hosts must each have a name of its own, and none is called 'local'")
         if "default" not in self.permission_modes:
             bad.append("permission_modes must contain 'default'")
         return bad

@@ -265,7 +265,7 @@ class ClaudeInstancePool(Dialogue, Evidence):
 
     def isolation(self) -> tuple[str, str, Sequence[str]]:
         """(mode in force, network in force, remedies for what is missing)."""
-        return self._around.hosts.first.launcher.describe_isolation()
+        return self._around.hosts.isolation()
 
     def _viewer_arrived(self, session: Session) -> None:
         """Warm the session up for somebody who looks at it: from free slots only, never in line."""

@@ -47,6 +47,7 @@ Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Bytes = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=0)]
 PositiveCount = Annotated[int, Field(ge=1)]
+HostName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 
 
 def section_in(annotation: Any) -> type[Section] | None:
@@ -203,7 +204,7 @@ class Provider(Section):
 class Pool(Section):
     """The limits and patience of the pool as a whole; None is worked out from memory and cores."""
 
-    max_instances: PositiveCount | None = None
+    max_instances: Count | None = None
     warm_spares: Count = 0
     idle_timeout_seconds: Seconds = 900
     max_age_seconds: Seconds = 86400
@@ -339,7 +340,7 @@ class Security(ToolRules):
 class Host(Section):
     """Another machine that runs instances, reached by SSH."""
 
-    name: str
+    name: HostName
     address: str
     user: str | None = None
     port: Annotated[int, Field(ge=1, le=65535)] = 22

@@ -119,7 +119,6 @@ def keys_not_in_effect(config: ServerConfig) -> list[str]:
         "auth.jwt.jwks_url": config.auth.jwt.jwks_url is not None,
         "auth.oidc": config.auth.oidc != blank.auth.oidc,
         "cli.version": config.cli.version is not None,
-        "hosts": bool(config.hosts),
         "pool.warm_spares": config.pool.warm_spares > 0,
         "security.allowed_slash_commands": config.security.allowed_slash_commands is not None,
     }

@@ -230,10 +230,12 @@ class Server:
     def _notes(self, pool: Pool) -> dict[str, dict[str, Any]]:
         notes = {
             **self._given.notes,
-            "isolation": dict(isolation_check(self._config, pool.isolation(), pool.uid_range())),
         }
-        if not notes["isolation"]["ok"]:
-            _log.warning("isolation: %s", notes["isolation"]["detail"])
+        if self._config.pool.max_instances != 0:
+            # what runs on other machines is kept apart, or not, by their own configuration
+            notes["isolation"] = dict(isolation_check(self._config, pool.isolation(), pool.uid_range()))
+            if not notes["isolation"]["ok"]:
+                _log.warning("isolation: %s", notes["isolation"]["detail"])
         _uid, obstacle = pool.gateway_user()
         if obstacle is not None:
             _log.warning("gateway: %s", obstacle)

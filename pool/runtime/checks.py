@@ -69,14 +69,18 @@ class Checks:
         return {"ok": False, "detail": "; ".join(f"{host.name}: {told['detail']}" for host, told in paused)}
 
     def _gateway(self) -> dict[str, Any]:
-        uid, obstacle = self._around.hosts.first.launcher.gateway_user()
+        here = self._around.hosts.here
+        if here is None:
+            return {"ok": True, "detail": "no model gateway runs on this machine", "uid": None}
+        uid, obstacle = here.launcher.gateway_user()
         who = "the service's own user" if uid is None else f"uid {uid}, without any rights"
         detail = f"the model gateway runs as {who}"
         return {"ok": True, "detail": f"{detail}; {obstacle}" if obstacle else detail, "uid": uid}
 
     def _isolation(self) -> dict[str, Any]:
-        mode, network, remedies = self._around.hosts.first.launcher.describe_isolation()
-        kept_apart = mode == "bwrap" and network != "open"
+        mode, network, remedies = self._around.hosts.isolation()
+        told = [host.launcher.describe_isolation()[:2] for host in self._around.hosts.reached]
+        kept_apart = all(one == "bwrap" and other != "open" for one, other in [(mode, network), *told])
         detail = f"mode {mode}, network {network}"
         if not kept_apart:
             detail += ": users are not kept apart"

@@ -73,11 +73,13 @@ class Evidence:
 
     def uid_range(self) -> tuple[int, int] | None:
         """(first, last) of the Linux uids that users get, None where all run as the service."""
-        return self._supervisor.around.hosts.first.launcher.uid_range()
+        here = self._supervisor.around.hosts.here
+        return here.launcher.uid_range() if here is not None else None
 
     def gateway_user(self) -> tuple[int | None, str | None]:
         """(uid of the model gateway, None for the service's own; what keeps it from having one, or None)."""
-        return self._supervisor.around.hosts.first.launcher.gateway_user()
+        here = self._supervisor.around.hosts.here
+        return here.launcher.gateway_user() if here is not None else (None, None)
 
     async def run_checks(self) -> None:
         """Look again at what the health page tells: database, disk, keeper."""

@@ -121,6 +121,11 @@ class Hosts:
         """How many users live there."""
         return self._placements.count(name)
 
+    def isolation(self) -> tuple[str, str, Sequence[str]]:
+        """See ``Launcher``: of this machine; where it runs nothing, of the first host that is reached."""
+        host = self.here or next(iter(self.reached), None)
+        return host.launcher.describe_isolation() if host is not None else ("unknown", "unknown", ())
+
     # --- all of them ----------------------------------------------------------------------
 
     def supervisor_pids(self) -> set[int]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pool.config import Quota
+from pool.errors import BadRequest
 from server.config import ServerConfig
 from server.pool_settings import keys_not_in_effect, to_pool_config
 from server.settings import ConfigError, load_config, secret_text
@@ -219,3 +220,25 @@ def test_keys_without_an_effect_are_told(tmp_path: Path) -> None:
         "pool.warm_spares",
         "security.allowed_slash_commands",
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("hosts: [{name: a, address: x}, {name: a, address: y}]", "name of its own"),
+        ("hosts: [{name: local, address: x}]", "local"),
+        ("hosts: [{name: a/b, address: x}]", "name"),
+    ],
+)
+def test_hosts_have_names_that_can_be_told_apart(tmp_path: Path, text: str, problem: str) -> None:
+    with pytest.raises((ConfigError, BadRequest), match=problem):
+        to_pool_config(load_config(write(tmp_path, f"{text}\n"), {}), tmp_path, {})
+
+
+def test_a_machine_may_run_nothing_beside_hosts(tmp_path: Path) -> None:
+    text = "pool: {max_instances: 0}\nhosts: [{name: far, address: far.example, capacity: 3}]\n"
+    config = load_config(write(tmp_path, text), {})
+    assert keys_not_in_effect(config) == []
+    pool = to_pool_config(config, tmp_path, {})
+    assert pool.max_instances == 0
+    assert [(host.name, host.capacity) for host in pool.hosts] == [("far", 3)]
