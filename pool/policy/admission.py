@@ -8,8 +8,8 @@ whenever a slot is freed, an instance becomes idle, or somebody leaves the line.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 from pool.errors import Draining, PoolFull, QueueFull, QuotaExceeded, Refused
 from pool.model import InstanceId, UserId
@@ -30,7 +30,7 @@ class AdmissionFacts:
     ``user_waiting`` of this user's, both without this one; ``is_in_line``: it
     was let into the line before. ``next_service_seconds`` is when the next in
     line is likely to be served, None when that is not known.
-    ``live_instances`` are candidates for eviction. Who may not wait
+    ``live_instances`` are candidates for eviction, looked at only where one decides. Who may not wait
     (``may_wait``: a call that wants its answer now) evicts nothing of their
     own. ``trouble`` is why no work can be admitted at all (a full disk), in
     words for the user.
@@ -52,7 +52,7 @@ class AdmissionFacts:
     may_wait: bool = True
     is_draining: bool = False
     trouble: str | None = None
-    live_instances: Sequence[InstanceFacts] = field(default=())
+    live_instances: Iterable[InstanceFacts] = ()
 
 
 @dataclass(frozen=True, slots=True)

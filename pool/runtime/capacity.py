@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from pool.model import InstanceId, InstanceState, SessionKey, SessionState
@@ -10,11 +10,12 @@ from pool.policy.eviction import InstanceFacts
 
 if TYPE_CHECKING:
     from pool.runtime.hosts import Host
+    from pool.runtime.instance import Instance
     from pool.runtime.session import Session
 
 
 class Capacity:
-    """Looks at all sessions of ``host`` for its ``Slots``."""
+    """Looks at the sessions that hold a slot of ``host``: as many as there are instances, not as users."""
 
     def __init__(self, sessions: Mapping[SessionKey, Session], host: Host) -> None:
         self._sessions = sessions
@@ -24,32 +25,34 @@ class Capacity:
         """What matters about every live instance when a slot is wanted."""
         return [
             InstanceFacts(
-                instance_id=session.instance.id,
+                instance_id=instance.id,
                 user_id=session.key.user_id,
-                state=session.instance.state,
+                state=instance.state,
                 idle_since=session.idleness.since,
-                started_at=session.instance.started_at,
+                started_at=instance.started_at,
                 has_open_turn=session.turns.open_turn is not None or bool(session.turns.queued),
-                has_background_work=bool(session.instance.background),
+                has_background_work=bool(instance.background),
                 is_pinned=session.state is not SessionState.LIVE,
             )
-            for session in self._sessions.values()
-            if session.host is self._host and session.instance is not None and not session.instance.is_lost
+            for session, instance in self._living()
+            if not instance.is_lost
         ]
 
     def leaving(self) -> set[SessionKey]:
         """The sessions whose instance is being stopped."""
         return {
-            session.key
-            for session in self._sessions.values()
-            if session.host is self._host
-            and session.instance is not None
-            and session.instance.state is InstanceState.STOPPING
+            session.key for session, instance in self._living() if instance.state is InstanceState.STOPPING
         }
 
     def evict(self, instance_id: InstanceId) -> None:
         """Park an idle session because a waiter needs the slot."""
-        for session in self._sessions.values():
-            if session.instance is not None and session.instance.id == instance_id and session.is_idle:
+        for session, instance in self._living():
+            if instance.id == instance_id and session.is_idle:
                 session.idleness.park("evicted for somebody who waits")
                 return
+
+    def _living(self) -> Iterator[tuple[Session, Instance]]:
+        for key in self._host.slots.holders:
+            session = self._sessions.get(key)
+            if session is not None and session.instance is not None:
+                yield session, session.instance

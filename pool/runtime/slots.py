@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from pool.config import QuotaBook
@@ -43,12 +43,23 @@ class _Waiter:
     told: Place | None = None
 
 
+class _Candidates:
+    """For an eviction; most decisions need none, and none of those is asked for them."""
+
+    def __init__(self, find: Callable[[], Sequence[InstanceFacts]]) -> None:
+        self._find = find
+        self._found: Sequence[InstanceFacts] | None = None
+
+    def __iter__(self) -> Iterator[InstanceFacts]:
+        if self._found is None:
+            self._found = self._find()
+        return iter(self._found)
+
+
 class _Look:
     """What the pool is like during one pass over the line; who was passed has the first claim."""
 
-    def __init__(
-        self, holders: set[SessionKey], leaving: set[SessionKey], candidates: Sequence[InstanceFacts]
-    ) -> None:
+    def __init__(self, holders: set[SessionKey], leaving: set[SessionKey], candidates: _Candidates) -> None:
         self.live_by_user = Counter(holder.user_id for holder in holders)
         self.leaving = leaving
         self.candidates = candidates
@@ -125,7 +136,9 @@ class Slots:
 
     def has_room(self, key: SessionKey) -> bool:
         """Could ``key`` take a slot right now, evicting nobody, with nobody in line before it?"""
-        decision = self._decide(key, self._look_past(self._line), may_wait=False, is_in_line=False)
+        look = self._look_past(self._line)
+        look.candidates = _Candidates(tuple)
+        decision = self._decide(key, look, may_wait=False, is_in_line=False)
         return key in self.holders or isinstance(decision, Run)
 
     # --- taking and giving back -----------------------------------------------------------
@@ -215,7 +228,7 @@ class Slots:
             return look
         if isinstance(decision, EvictFirst):
             self.evict(decision.instance_id)
-            look.leaving, look.candidates = self.leaving(), self.candidates()
+            look.leaving, look.candidates = self.leaving(), _Candidates(self.candidates)
         look.passes(user, self._user_limit(user))
         return look
 
@@ -245,7 +258,7 @@ class Slots:
         return self._quotas.for_user(user_id).max_instances
 
     def _look_past(self, before: Sequence[_Waiter] | FairLine[_Waiter]) -> _Look:
-        look = _Look(self.holders, self.leaving(), self.candidates())
+        look = _Look(self.holders, self.leaving(), _Candidates(self.candidates))
         for waiter in before:
             look.passes(waiter.key.user_id, self._user_limit(waiter.key.user_id))
         return look
@@ -265,16 +278,12 @@ class Slots:
                 waiting=len(self._line) - me,
                 user_waiting=self._line.count(user) - me,
                 is_in_line=is_in_line,
-                next_service_seconds=self._rate.estimate_seconds(1, self._now()),
+                next_service_seconds=self._rate.estimate_seconds(1, _now()),
                 queue_length=self._queue_length,
                 live_instances=look.candidates,
                 may_wait=may_wait,
             )
         )
-
-    @staticmethod
-    def _now() -> float:
-        return asyncio.get_running_loop().time()
 
     # --- places ----------------------------------------------------------------------------------
 
@@ -284,7 +293,7 @@ class Slots:
         limits = {user: self._user_limit(user) for user in set(self.waiting_users())}
         at_limit = {user: limit is not None and live[user] >= limit for user, limit in limits.items()}
         others = sum(not at_limit[waiter.key.user_id] for waiter in self._line)
-        found, position, now = [], 0, self._now()
+        found, position, now = [], 0, _now()
         for waiter in self._line:
             user = waiter.key.user_id
             if at_limit[user]:
@@ -320,3 +329,7 @@ def _is_news(waiter: _Waiter, place: Place) -> bool:
     """Is it another place than the one told last? The estimate alone is not told again."""
     told = waiter.told
     return told is None or replace(place, estimate_seconds=None) != replace(told, estimate_seconds=None)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
