@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from server.many_gateways import ManyGateways
 from server.notices import Notices
 from server.openapi import with_document
 from server.own_keys import OwnModelKeys
+from server.replicas.arriving import Arrivals
 from server.rest import account, admin, audit, export, model_keys, sessions, sign_in, turns, usage
 from server.routes import Access, Route, add_routes
 from server.services import SERVICES, Services
@@ -74,6 +75,7 @@ def build_services(
     notes: dict[str, dict[str, Any]] | None = None,
     gateway_files: GatewayFiles | None = None,
     place: Callable[[str], Awaitable[object]] | None = None,
+    replica: Mapping[str, Any] | None = None,
 ) -> Services:
     """The parts behind the routes. ``pool`` is started; ``passwords`` stays the caller's to close.
 
@@ -111,6 +113,7 @@ def build_services(
         team_use=_team_use(config, usage_books, gateway_files),
         notices=Notices(config.quotas, usage_books, live.tell_user, monotonic),
         notes=notes or {},
+        replica=replica,
     )
 
 
@@ -132,8 +135,13 @@ def _forgetting(
     return forget
 
 
-def build_app(services: Services, *, web_dir: Path = WEB_DIR) -> web.Application:
-    """The application: middlewares, routes, background work, in this order."""
+def build_app(
+    services: Services, *, web_dir: Path = WEB_DIR, arrivals: Arrivals | None = None
+) -> web.Application:
+    """The application: middlewares, routes, background work, in this order.
+
+    ``arrivals`` of an owner looks at what other replicas send.
+    """
     config = services.config.server
     base = config.base_path
     routes = with_document(API_ROUTES, version=services.version, base_path=base)
@@ -146,7 +154,10 @@ def build_app(services: Services, *, web_dir: Path = WEB_DIR) -> web.Application
         proxy_header=services.config.auth.proxy_header,
         is_open=is_open,
     )
-    app = web.Application(middlewares=[errors_as_json, gate], client_max_size=config.max_message_bytes)
+    before = [] if arrivals is None else [arrivals]
+    app = web.Application(
+        middlewares=[errors_as_json, *before, gate], client_max_size=config.max_message_bytes
+    )
     app[SERVICES] = services
     app[export.UNDER_WAY] = set()
     app[health.LAG] = health.LoopLag(services.counts.loop_lag, services.counts.loop_work)

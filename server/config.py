@@ -13,11 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-import msgspec
 from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
     Discriminator,
     Field,
     SecretStr,
@@ -28,66 +24,9 @@ from pydantic import (
 
 from pool import check_name
 from pool.errors import InvalidName
-from server.secret_files import NotPrivate, read_secret
+from server.sections import Bytes, Count, FromJson, PositiveCount, Seconds, Section, Texts
 
-
-def _json_text(value: object) -> object:
-    """A list or map may be written as JSON text, as the environment must."""
-    if isinstance(value, str):
-        try:
-            return msgspec.json.decode(value)
-        except msgspec.DecodeError as error:
-            raise ValueError("must be a list or map, in the environment as JSON") from error
-    return value
-
-
-_FromJson = BeforeValidator(_json_text)
-Texts = Annotated[list[str], _FromJson]
-Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Bytes = Annotated[int, Field(ge=0)]
-Count = Annotated[int, Field(ge=0)]
-PositiveCount = Annotated[int, Field(ge=1)]
 HostName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
-
-
-def section_in(annotation: Any) -> type[Section] | None:
-    """The section that a field is, or that the values of its map are."""
-    if isinstance(annotation, type):
-        return annotation if issubclass(annotation, Section) else None
-    found = (section_in(one) for one in getattr(annotation, "__args__", ()))
-    return next((one for one in found if one is not None), None)
-
-
-def is_secret(annotation: object) -> bool:
-    """Does a field hold a secret?"""
-    return annotation is SecretStr or SecretStr in getattr(annotation, "__args__", ())
-
-
-class Section(BaseModel):
-    """One map of the configuration: unknown keys are errors, a secret ``x`` may be given as ``x_file``."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _read_secret_files(cls, data: Any) -> Any:
-        data = _json_text(data)
-        if not isinstance(data, dict):
-            return data
-        data = dict(data)
-        for name, field in cls.model_fields.items():
-            path = data.pop(f"{name}_file", None) if is_secret(field.annotation) else None
-            if path is None:
-                continue
-            if data.get(name) is not None:
-                raise ValueError(f"give {name} or {name}_file, not both")
-            try:
-                data[name] = read_secret(Path(path)).strip()
-            except NotPrivate as error:
-                raise ValueError(f"{name}_file: {error}") from error
-            except (OSError, UnicodeError, TypeError) as error:
-                raise ValueError(f"{name}_file cannot be read") from error
-        return data
 
 
 class Server(Section):
@@ -193,10 +132,10 @@ class Provider(Section):
     api_key: SecretStr | None = None
     auth_token: SecretStr | None = None
     models: Texts = []
-    prices: Annotated[dict[str, Any], _FromJson] = {}
+    prices: Annotated[dict[str, Any], FromJson] = {}
     default: bool = False
     allowed_models: Texts = []
-    aliases: Annotated[dict[str, str], _FromJson] = {}
+    aliases: Annotated[dict[str, str], FromJson] = {}
     max_connections: PositiveCount = 256
     own_keys: bool = False
 
@@ -272,9 +211,9 @@ class Quotas(Section):
     """Who has which limits: a user's own keys, over their plan's, over the default. Teams share theirs."""
 
     default: QuotaKeys = QuotaKeys()
-    plans: Annotated[dict[str, QuotaKeys], _FromJson] = {}
-    users: Annotated[dict[str, UserQuota], _FromJson] = {}
-    teams: Annotated[dict[str, Team], _FromJson] = {}
+    plans: Annotated[dict[str, QuotaKeys], FromJson] = {}
+    users: Annotated[dict[str, UserQuota], FromJson] = {}
+    teams: Annotated[dict[str, Team], FromJson] = {}
 
     @model_validator(mode="after")
     def _plans_exist(self) -> Quotas:
@@ -289,7 +228,7 @@ class Isolation(Section):
 
     mode: Literal["auto", "none", "uid", "bwrap"] = "auto"
     network: Literal["auto", "gateway_only", "outbound", "open"] = "auto"
-    uid_range: Annotated[tuple[int, int], _FromJson] = (200000, 265535)
+    uid_range: Annotated[tuple[int, int], FromJson] = (200000, 265535)
     server_user: Literal["auto", "root"] = "auto"
     egress_allow: Texts = []
     cgroup: str = "auto"
@@ -324,7 +263,7 @@ class Security(ToolRules):
     ``plans``: rules for the users of a plan of ``quotas.plans``, beside those for all.
     """
 
-    plans: Annotated[dict[str, ToolRules], _FromJson] = {}
+    plans: Annotated[dict[str, ToolRules], FromJson] = {}
     user_programs: Literal["auto", "allow", "deny"] = "auto"
     permission_modes: Texts = ["default", "acceptEdits", "plan"]
     allowed_slash_commands: Texts | None = None
@@ -347,8 +286,23 @@ class Host(Section):
     key_file: Path | None = None
     known_hosts_file: Path | None = None
     capacity: PositiveCount | None = None
-    labels: Annotated[dict[str, str], _FromJson] = {}
+    labels: Annotated[dict[str, str], FromJson] = {}
     command: str = "claude-pool host"
+
+
+class Replica(Section):
+    """This server as one of several on one database; ``url`` None: it is the only one."""
+
+    url: str | None = None
+    lease_seconds: Annotated[float, Field(ge=3, le=600, allow_inf_nan=False)] = 15
+
+    @field_validator("url")
+    @classmethod
+    def _is_an_origin(cls, value: str | None) -> str | None:
+        parts = urlsplit(value or "http://none")
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.rstrip("/"):
+            raise ValueError("must be scheme://host or scheme://host:port, no path")
+        return value.rstrip("/") if value else None
 
 
 class Logging(Section):
@@ -367,13 +321,14 @@ class ServerConfig(Section):
     storage: Storage = Storage()
     audit: Audit = Audit()
     cli: Cli = Cli()
-    providers: Annotated[dict[str, Provider], _FromJson] = {}
+    providers: Annotated[dict[str, Provider], FromJson] = {}
     pool: Pool = Pool()
     quotas: Quotas = Quotas()
     isolation: Isolation = Isolation()
     security: Security = Security()
     templates_dir: Path | None = None
-    hosts: Annotated[list[Host], _FromJson] = []
+    hosts: Annotated[list[Host], FromJson] = []
+    replica: Replica = Replica()
     logging: Logging = Logging()
 
     @field_validator("providers")

@@ -65,9 +65,14 @@ class Limits:
         self._open[address] += 1
         return None
 
-    def leave(self, address: str) -> None:
-        """The connection is closed."""
+    def leave(self, address: str, *, is_shared: bool = False) -> None:
+        """The connection is closed; ``is_shared``: ``share`` was called for it."""
         self._count -= 1
+        if not is_shared:
+            self.share(address)
+
+    def share(self, address: str) -> None:
+        """A connection stands for many people: it is counted in all only from now on."""
         self._open[address] -= 1
         if self._open[address] <= 0:
             del self._open[address]
@@ -87,13 +92,23 @@ def _descriptors_left() -> int:
 class Connection(RequestHandler):
     """One TCP connection with aiohttp's protocol, bounded."""
 
-    __slots__ = ("_address", "_body", "_body_timer", "_head_timer", "_limits", "_patience", "_received")
+    __slots__ = (
+        "_address",
+        "_body",
+        "_body_timer",
+        "_head_timer",
+        "_is_shared",
+        "_limits",
+        "_patience",
+        "_received",
+    )
 
     def __init__(self, manager: web.Server, limits: Limits, patience: Patience, **options: Any) -> None:
         super().__init__(manager, **options)
         self._limits = limits
         self._patience = patience
         self._address: str | None = None
+        self._is_shared = False
         self._head_timer: asyncio.TimerHandle | None = None
         self._body_timer: asyncio.TimerHandle | None = None
         self._body: Any = None
@@ -121,8 +136,14 @@ class Connection(RequestHandler):
         address, self._address = self._address, None
         if address is None:
             return
-        self._limits.leave(address)
+        self._limits.leave(address, is_shared=self._is_shared)
         super().connection_lost(exc)
+
+    def stands_for_many(self) -> None:
+        """Another replica has opened it, for whoever comes there; known with its first request only."""
+        if self._address is not None and not self._is_shared:
+            self._is_shared = True
+            self._limits.share(self._address)
 
     def data_received(self, data: bytes) -> None:
         """Bytes came: the rest of a head, of a body, or of frames."""

@@ -49,6 +49,12 @@ class TooManyConnections(Refused):
     code: ClassVar[str] = "too_many_connections"
 
 
+class NoOwner(Refused):
+    """No replica owns the pool now, or not the one that was asked; another takes over."""
+
+    code: ClassVar[str] = "no_owner"
+
+
 STATUSES: Mapping[str, int] = {
     "invalid_name": 400,
     "bad_request": 400,
@@ -79,6 +85,7 @@ STATUSES: Mapping[str, int] = {
     "pool_full": 503,
     "launches_paused": 503,
     "draining": 503,
+    "no_owner": 503,
 }
 
 # What aiohttp itself raises, by status; any other is a bad request.

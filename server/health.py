@@ -82,10 +82,11 @@ class Alive(BaseModel):
 
 
 class Ready(BaseModel):
-    """Is new work admitted; if not, why?"""
+    """Is new work admitted; if not, why? ``role`` of a replica that stands by."""
 
     ready: bool
     reasons: list[str]
+    role: str | None = None
 
 
 class Check(BaseModel):
@@ -95,8 +96,20 @@ class Check(BaseModel):
     detail: str
 
 
+class ReplicaState(BaseModel):
+    """Which of several servers this is: ``owner`` or ``stand-by``; and who owns the pool."""
+
+    role: str
+    url: str
+    owner: str | None
+    epoch: int | None
+
+
 class Health(BaseModel):
-    """The ops view; ``model`` says which provider answers."""
+    """The ops view; ``model`` says which provider answers. A replica has ``replica``.
+
+    One that stands by has ``status``, ``version``, ``uptime_seconds``, ``checks`` and ``replica`` only.
+    """
 
     status: str
     version: str
@@ -106,6 +119,7 @@ class Health(BaseModel):
     queue: dict[str, float | None]
     checks: dict[str, Check]
     model: dict[str, Any]
+    replica: ReplicaState | None = None
 
 
 async def livez(_request: web.Request) -> web.Response:
@@ -149,6 +163,7 @@ def health_object(app: web.Application) -> dict[str, Any]:
         "uptime_seconds": round(time.monotonic() - app[STARTED], 3),
         "checks": checks,
         "model": model,
+        **({} if services.replica is None else {"replica": dict(services.replica)}),
     }
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
 import resource
 import sys
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,9 +26,11 @@ from server.logs import logging_to, standard_error
 from server.model_keys import SETTLE, SETTLED, hand_on, move_keys, new_memory
 from server.next_image import NextImage
 from server.pool_settings import to_pool_config
-from server.rules import check_platform, check_single_user
+from server.rules import check_platform, check_replica, check_single_user
 from server.settings import ConfigError
 from server.stewarded import (
+    CAME_BACK,
+    FENCED_CODE,
     INHERITED,
     RELOAD_CODE,
     RemoteGatewayFiles,
@@ -56,6 +60,7 @@ def check(site: Site) -> None:
 def _check_configuration(site: Site) -> None:
     check_platform()
     check_single_user(site.config)
+    check_replica(site.config)
     tls_context(site.config.server)
     try:
         to_pool_config(site.config, site.data_dir, os.environ)
@@ -93,7 +98,7 @@ def serve_until_told(site: Site, *, settled: bool = False) -> None:
     _raise_file_limit()
     give_memory_back()
     with logging_to(standard_error(), site.config.logging):
-        serve = _serve_here if steward is None else partial(_serve_with, steward)
+        serve = partial(_serve_here, lock) if steward is None else partial(_serve_with, steward)
         following = serve(site, inherited.get("listen"))
     if following:
         if steward is not None:
@@ -106,7 +111,7 @@ def serve_until_told(site: Site, *, settled: bool = False) -> None:
         lock.release()
 
 
-def _serve_here(site: Site, listen_fd: int | None) -> dict[str, Any]:
+def _serve_here(lock: DataLock | None, site: Site, listen_fd: int | None) -> dict[str, Any]:
     """Serve in this process, or as its steward; what the next image inherits, empty when it is the last."""
     pool_config = to_pool_config(site.config, site.data_dir, os.environ)
     try:
@@ -120,7 +125,15 @@ def _serve_here(site: Site, listen_fd: int | None) -> dict[str, Any]:
     image = NextImage(_check_command())
     from server.running import run  # noqa: PLC0415 - a steward loads none of it
 
-    server = run(site, host, GatewayFiles(site.data_dir), listen_fd, image.check, _note(None, obstacle))
+    server = run(
+        site,
+        host,
+        GatewayFiles(site.data_dir),
+        listen_fd,
+        image.check,
+        _note(None, obstacle),
+        _coming_back(site, lock),
+    )
     return {"listen": server.listen_fd, "settled": image.descriptor} if server.is_reloading else {}
 
 
@@ -132,10 +145,30 @@ def _serve_with(steward: StewardClient, site: Site, listen_fd: int | None) -> di
     from server.running import run  # noqa: PLC0415 - a steward loads none of it
 
     try:
-        server = run(site, host, files, listen_fd, check, _note(os.geteuid(), None))
+        server = run(site, host, files, listen_fd, check, _note(os.geteuid(), None), _end_for_steward)
     finally:
         steward.close()
     return {"listen": server.listen_fd} if server.is_reloading else {}
+
+
+def _coming_back(site: Site, lock: DataLock | None) -> Callable[[int, str], None]:
+    """What an owner that is fenced does, at any instruction: execute itself anew as it is configured."""
+    descriptor = new_memory()
+    hand_on(site.config, descriptor)
+    os.set_inheritable(descriptor, False)
+
+    def come_back(listen_fd: int, reason: str) -> None:
+        os.set_inheritable(descriptor, True)
+        environment = {**os.environ, SETTLED: str(descriptor), CAME_BACK: reason}
+        _execute_anew(environment, lock, listen_fd)
+
+    return come_back
+
+
+def _end_for_steward(_listen_fd: int, reason: str) -> None:
+    """The same for a server that has a steward, which starts the next one."""
+    os.write(2, f"fenced: {reason}\n".encode())
+    os._exit(FENCED_CODE)
 
 
 def _note(uid: int | None, obstacle: str | None) -> dict[str, dict[str, Any]]:
@@ -159,8 +192,10 @@ def _execute_anew(environment: dict[str, str], lock: DataLock | None, listen_fd:
     for descriptor in held.values():
         os.set_inheritable(descriptor, True)
     environment[INHERITED] = json.dumps(held)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    # from a handler of a signal it may meet a write under way
+    with contextlib.suppress(RuntimeError):
+        sys.stdout.flush()
+        sys.stderr.flush()
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
 
 

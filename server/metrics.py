@@ -26,8 +26,6 @@ from server.auth.addresses import TrustedProxies
 from server.routes import Access, Answer, Route
 from server.services import Services, services_of
 
-_FORWARDED = ("X-Forwarded-For", "Forwarded", "Via")
-
 
 class Scrapers:
     """Who may read the figures without a sign-in: the addresses and networks of the configuration."""
@@ -38,8 +36,7 @@ class Scrapers:
 
     def may_read(self, request: web.Request) -> bool:
         """Does it come from one of them? A request through a proxy that is not ours comes from anywhere."""
-        is_forwarded = any(name in request.headers for name in _FORWARDED)
-        if is_forwarded and not self._proxies.is_trusted(request.remote):
+        if self._proxies.is_hearsay(request):
             return False
         return self._allowed.is_trusted(self._proxies.client_address(request))
 

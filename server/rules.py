@@ -9,7 +9,7 @@ from typing import Any
 
 from server.config import ServerConfig
 from server.loopback import is_loopback
-from server.settings import ConfigError
+from server.settings import ConfigError, secret_text
 
 _OLDEST_LINUX = (5, 4)
 _SHOWN_HOSTS = 20
@@ -35,6 +35,23 @@ def check_single_user(config: ServerConfig) -> None:
             f"bad configuration:\n  server.host: single-user mode serves on a loopback address only, "
             f"not on {config.server.host}"
         )
+
+
+def check_replica(config: ServerConfig) -> None:
+    """Raises ``ConfigError`` for a replica whose next owner would not find what this one has."""
+    if config.replica.url is None:
+        return
+    storage = secret_text(config.storage.url) or ""
+    missing = {
+        "storage.url of a PostgreSQL that all replicas use": storage.startswith("postgresql"),
+        "hosts, for instances must run where every replica reaches them": bool(config.hosts),
+        "pool.max_instances: 0, for this machine is none of theirs": config.pool.max_instances == 0,
+        "auth.jwt.secret, the same for all replicas": bool(secret_text(config.auth.jwt.secret)),
+        "multi_user: true": config.multi_user,
+    }
+    wanted = [what for what, is_there in missing.items() if not is_there]
+    if wanted:
+        raise ConfigError(f"bad configuration:\n  replica.url: a replica needs {'; '.join(wanted)}")
 
 
 def named_hosts(hosts: Sequence[str]) -> str:

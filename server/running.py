@@ -18,6 +18,7 @@ from server.config import ServerConfig
 from server.gateway_files import GatewayFiles
 from server.serving import Server, Serving
 from server.settings import secret_text
+from server.stewarded import CAME_BACK
 from server.threads import BLOCKING_THREADS, whole_pool
 
 _log = logging.getLogger(__name__)
@@ -30,8 +31,10 @@ def run(
     listen_fd: int | None,
     check: Callable[[], Any],
     notes: Mapping[str, dict[str, Any]],
+    come_back: Callable[[int, str], None],
 ) -> Server:
     """Serve until told to end; the server, which says how it ended. Raises as ``Server.run``."""
+    _tell_why_it_came_back()
     _warn_of_short_secret(site.config)
     server = Server(
         Serving(
@@ -43,6 +46,7 @@ def run(
             listen_fd=listen_fd,
             check=check,
             notes=notes,
+            come_back=come_back,
         )
     )
     asyncio.run(_run(server))
@@ -52,6 +56,12 @@ def run(
 async def _run(server: Server) -> None:
     asyncio.get_running_loop().set_default_executor(whole_pool(BLOCKING_THREADS, "blocking"))
     await server.run()
+
+
+def _tell_why_it_came_back() -> None:
+    reason = os.environ.pop(CAME_BACK, None)
+    if reason is not None:
+        _log.error("this replica owned the pool and does no more: %s; it stands by again", reason)
 
 
 def _warn_of_short_secret(config: ServerConfig) -> None:

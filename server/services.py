@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +27,8 @@ class Services:
 
     ``model`` says which model answers, without secrets: ``{"provider",
     "kind", "demo"}``, with several machines of each in ``hosts``; ``model_of`` which one answers a user.
-    ``notes`` are further checks of ``/health``.
+    ``notes`` are further checks of ``/health``; ``replica``
+    says which of several servers this is, None for the only one.
     """
 
     config: ServerConfig
@@ -45,6 +46,7 @@ class Services:
     team_use: TeamUse | None = None
     viewer_budget_bytes: int = 262144
     notes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    replica: Mapping[str, Any] | None = None
     counts: Counts = field(default_factory=Counts)
 
     async def tell_team_use(self) -> None:

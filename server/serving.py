@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from pool.errors import IsolationUnavailable
 from server.accepting import AcceptFailures
 from server.access_log import AccessLog
 from server.allocator import give_holes_back
-from server.app import build_app, build_services
+from server.app import build_app, build_services, installed_version
 from server.audit import note_start
 from server.auth.passwords import Passwords
 from server.auth.tokens import signing_secret
@@ -39,6 +40,8 @@ from server.hosts import gateways_of
 from server.listening import address_of, bind, link_address, tls_context
 from server.operations import Operations
 from server.pool_settings import keys_not_in_effect, to_pool_config
+from server.replicas.commands import StandByCommands
+from server.replicas.replica import Replica
 from server.rules import isolation_check
 from server.services import Services
 from server.settings import ConfigError
@@ -57,6 +60,8 @@ class Ending(Enum):
 
     STOPPED = "stopped"
     RELOAD = "reload"
+    HANDED_OVER = "handed over"
+    """Another replica goes on with what runs."""
 
 
 @dataclass
@@ -88,7 +93,8 @@ class Serving:
     ``listen_fd`` is a listening socket inherited from the image before;
     ``check`` proves the installed code and configuration before a reload,
     or raises ``Conflict``; ``notes`` are for the health page; ``say`` prints a
-    line for people and scripts.
+    line for people and scripts. ``come_back`` ends this image at once and has
+    the next one serve on the listening socket, given it and why: it never returns.
     """
 
     config: ServerConfig
@@ -100,6 +106,7 @@ class Serving:
     check: Callable[[], None] = lambda: None
     notes: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     say: Callable[[str], None] = lambda line: print(line, flush=True)
+    come_back: Callable[[int, str], None] = lambda _listener, _reason: os._exit(1)
 
 
 class Server:
@@ -111,6 +118,7 @@ class Server:
         self._wishes = Wishes()
         self._generation = uuid.uuid4().hex
         self._notifier = Notifier(serving.environ)
+        self._replica: Replica | None = None
         self.listen_fd: int | None = None
 
     @property
@@ -140,6 +148,8 @@ class Server:
         tls = tls_context(config.server)
         listener = bind(config.server, inherited=self._given.listen_fd)
         stack.callback(listener.close)
+        if config.replica.url is not None and not await self._own(stack, listener, tls):
+            return
         pool = self._make_pool()
         machines = pool.machines
         gateway_files = gateways_of(machines, self._given.gateway_files, config.quotas)
@@ -156,15 +166,15 @@ class Server:
             notes=notes,
             gateway_files=gateway_files,
             place=machines.place if machines.clients else None,
+            replica=self._replica.described() if self._replica is not None else None,
         )
         runner = web.AppRunner(
-            build_app(services),
+            build_app(services, arrivals=self._replica.arrivals if self._replica is not None else None),
             shutdown_timeout=_CLOSE_SECONDS,
         )
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
-        port = listener.getsockname()[1]
-        address = link_address(config.server, port)
+        address = link_address(config.server, listener.getsockname()[1])
         control = ControlSocket(self._given.data_dir, self._control(services, address))
         stack.push_async_callback(control.aclose)
         await control.start()
@@ -184,6 +194,33 @@ class Server:
         await self._wishes.stop.wait()
         await self._leave(pool, listener)
 
+    async def _own(self, stack: AsyncExitStack, listener: socket.socket, tls: ssl.SSLContext | None) -> bool:
+        """Stand by until this replica owns the pool; False when it is to end first."""
+        address = address_of(self._config.server, listener)
+        replica = Replica(self._config, self._given.data_dir, installed_version())
+        stack.push_async_callback(replica.aclose)
+        commands = StandByCommands(
+            self._hello(installed_version()), self._wishes.signalled, self._wishes.reload, self._given.check
+        )
+        control = ControlSocket(self._given.data_dir, commands.run)
+        await control.start()
+        watchdog = asyncio.create_task(self._prove_alive(), name="watchdog")
+        try:
+            owns = await replica.own(
+                listener,
+                tls,
+                stop=self._wishes.stop,
+                come_back=partial(_come_back, self._given, self._wishes, listener),
+                stands_by=partial(_stands_by, self._given, self._notifier, address),
+            )
+        finally:
+            await _end_task(watchdog)
+            await control.aclose()
+        self._replica = replica
+        if not owns and self._wishes.ending is Ending.RELOAD:
+            self.listen_fd = os.dup(listener.fileno())
+        return owns
+
     def _site(
         self, runner: web.AppRunner, listener: socket.socket, services: Services, tls: ssl.SSLContext | None
     ) -> Site:
@@ -202,7 +239,9 @@ class Server:
     def _make_pool(self) -> ClaudeInstancePool:
         try:
             config = to_pool_config(self._config, self._given.data_dir, self._given.environ)
-            return ClaudeInstancePool(config, host=self._given.host)
+            ownership = self._replica.ownership if self._replica is not None else None
+            fence = ownership.fence if ownership is not None else None
+            return ClaudeInstancePool(config, host=self._given.host, fence=fence)
         except IsolationUnavailable as error:
             raise ConfigError(error.message) from error
 
@@ -258,12 +297,15 @@ class Server:
             _log.error("no model can answer: %s", model["error"])
         _log.info("serving", extra={"address": address, "version": services.version, "pid": os.getpid()})
 
+    def _hello(self, version: str) -> dict[str, Any]:
+        return {"pid": os.getpid(), "generation": self._generation, "version": version}
+
     def _control(self, services: Services, address: str) -> Callable[[str, Mapping[str, Any]], Any]:
         operations = Operations(services.users, services.sign_in, services.pool, address, services.pool.audit)
 
         async def run(name: str, arguments: Mapping[str, Any]) -> Any:
             if name == "hello":
-                return {"pid": os.getpid(), "generation": self._generation, "version": services.version}
+                return self._hello(services.version)
             if name in ("stop", "reload"):
                 await services.pool.audit.tell(f"server.{name}")
             if name == "stop":
@@ -292,6 +334,12 @@ class Server:
             self._notifier.reloading()
             self.listen_fd = os.dup(listener.fileno())
             return
+        ownership = self._replica.ownership if self._replica is not None else None
+        if ownership is not None and await ownership.has_successor():
+            _log.info("another replica takes over: instances go on")
+            self._wishes.ending = Ending.HANDED_OVER
+            self._notifier.stopping(_END_SECONDS)
+            return
         pool.drain()
         seconds = self._config.pool.drain_timeout_seconds
         self._notifier.stopping(seconds + _END_SECONDS)
@@ -306,8 +354,23 @@ class Server:
         _log.info("stopping")
 
     async def _shut_down(self, pool: Pool) -> None:
-        end_instances = self._wishes.ending is not Ending.RELOAD
+        end_instances = self._wishes.ending is Ending.STOPPED
         await pool.shutdown(end_instances=end_instances, drain_timeout_seconds=0)
+
+
+def _stands_by(given: Serving, notifier: Notifier, address: str) -> None:
+    status = f"standing by on {address}"
+    given.say(status)
+    notifier.ready(status)
+    _log.info("standing by", extra={"address": address, "pid": os.getpid()})
+
+
+def _come_back(given: Serving, wishes: Wishes, listener: socket.socket, reason: str) -> None:
+    """The pool is not ours any more: nothing of this image may act from here on."""
+    if wishes.stop.is_set() and wishes.ending is not Ending.RELOAD:
+        os.write(2, f"ended before its time: {reason}\n".encode())
+        os._exit(1)
+    given.come_back(listener.fileno(), reason)
 
 
 async def _end_task(task: asyncio.Task[None]) -> None:

@@ -19,8 +19,9 @@ import yaml
 from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 
-from server.config import ServerConfig, is_secret, section_in
+from server.config import ServerConfig
 from server.secret_files import is_private
+from server.sections import is_secret, section_in
 
 ENV_PREFIX = "CLAUDE_POOL__"
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")

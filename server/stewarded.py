@@ -49,6 +49,11 @@ RELOAD_CODE = 86
 """With which a server ends whose steward is to start the next image."""
 
 _KEY_FILES = ("id_ed25519", "id_ecdsa", "id_rsa")
+FENCED_CODE = 87
+"""With which a server ends that does not own the pool any more, and is to come back at once."""
+
+CAME_BACK = "CLAUDE_POOL_CAME_BACK"
+"""In the environment of an image that follows on an owner's that was fenced: why it was."""
 
 _TRIAL = (sys.executable, "-I", "-c", "import server.launching")
 
@@ -120,6 +125,7 @@ class StewardedServer:
             # what a library would look for there is root's
             "HOME": "/nonexistent",
         }
+        os.environ.pop(CAME_BACK, None)
         command = [sys.executable, *sys.orig_argv[1:]]
         descriptors = [*held.values(), memory, *files]
         steward = Steward(
@@ -134,8 +140,16 @@ class StewardedServer:
         end_strays(self._uid)
         for descriptor in (memory, *files):
             os.close(descriptor)
-        if code == RELOAD_CODE and image.descriptor is not None:
-            return {"listen": os.dup(listener.fileno()), "settled": image.descriptor}
+        return self._following(code, image, listener)
+
+    def _following(self, code: int, image: NextImage, listener: socket.socket) -> dict[str, Any]:
+        settled = image.descriptor if code == RELOAD_CODE else None
+        if code == FENCED_CODE:
+            settled = new_memory()
+            hand_on(self._site.config, settled)
+            os.environ[CAME_BACK] = "the line before says why"
+        if settled is not None:
+            return {"listen": os.dup(listener.fileno()), "settled": settled}
         _end_as(code)
         return {}
 

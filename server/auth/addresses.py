@@ -7,6 +7,10 @@ from collections.abc import Iterable
 
 from aiohttp import web
 
+from server.auth.hop import HOP, Hop
+
+_FORWARDED = ("X-Forwarded-For", "Forwarded", "Via")
+
 
 class TrustedProxies:
     """Which peers may speak for others: addresses and networks of ``server.trusted_proxies``."""
@@ -30,6 +34,9 @@ class TrustedProxies:
         Each proxy adds the peer that it saw at the end; what stands before the
         last one that is not ours may be anybody's invention.
         """
+        hop: Hop | None = request.get(HOP)
+        if hop is not None:
+            return hop.client
         address = request.remote or "unknown"
         hops = _listed(request, "X-Forwarded-For")
         while hops and self.is_trusted(address):
@@ -38,9 +45,24 @@ class TrustedProxies:
         return address if parsed is None else str(parsed)
 
     def is_https(self, request: web.Request) -> bool:
-        """Did the browser come by TLS, here or at our proxy?"""
+        """Did the browser come by TLS, here, at our proxy or at another replica?"""
+        hop: Hop | None = request.get(HOP)
+        if hop is not None:
+            return hop.is_https
         told = _listed(request, "X-Forwarded-Proto") if self.is_trusted(request.remote) else []
         return told[-1].lower() == "https" if told else request.secure
+
+    def speaks_for(self, request: web.Request) -> bool:
+        """Did a proxy of ours send it, here or to another replica?"""
+        hop: Hop | None = request.get(HOP)
+        return self.is_trusted(request.remote) if hop is None else hop.is_by_proxy
+
+    def is_hearsay(self, request: web.Request) -> bool:
+        """Did a proxy send it that is not ours? Then it comes from anywhere."""
+        hop: Hop | None = request.get(HOP)
+        if hop is not None:
+            return hop.is_hearsay
+        return any(name in request.headers for name in _FORWARDED) and not self.is_trusted(request.remote)
 
 
 def _listed(request: web.Request, name: str) -> list[str]:

@@ -75,7 +75,7 @@ class Gate:
             if scheme.lower() != "bearer" or not token.strip():
                 raise Unauthorized("the Authorization header must be 'Bearer TOKEN'")
             return await self._sign_in.identify(token.strip())
-        if self._proxy_header and self._proxies.is_trusted(request.remote):
+        if self._proxy_header and self._proxies.speaks_for(request):
             named = request.headers.getall(self._proxy_header, ())
             if len(named) > 1:
                 # Which of them the proxy wrote, and which the client, nobody can tell.

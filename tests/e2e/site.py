@@ -122,7 +122,7 @@ class Site:
         assert self._process.stdout is not None
         async with asyncio.timeout(90):
             async for line in self._process.stdout:
-                if line.startswith(b"listening on ") and self._link_code:
+                if line.startswith((b"listening on ", b"standing by on ")) and self._link_code:
                     return
                 if b"#signin=" in line:
                     self._link_code = line.decode().rsplit("#signin=", 1)[1].strip()

@@ -14,7 +14,7 @@ from server.gateway.settings import describe, read_gateway_config
 from server.listening import address_of, bind, link_address, tls_context
 from server.model_keys import PLACEHOLDER, SETTLED, hand_on, move_keys, new_memory, settled_config
 from server.pool_settings import quota_book
-from server.rules import check_platform, check_single_user, isolation_check
+from server.rules import check_platform, check_replica, check_single_user, isolation_check
 from server.settings import ConfigError, load_config
 
 STRONG: tuple[str, str, list[str]] = ("bwrap", "gateway_only", [])
@@ -34,6 +34,32 @@ def test_other_machines_are_named_a_way(system: str, release: str) -> None:
 def test_linux_from_5_4_on_is_good() -> None:
     check_platform("Linux", "5.4.0-generic")
     check_platform()
+
+
+def test_a_replica_is_told_at_once_all_that_it_lacks() -> None:
+    whole: dict[str, Any] = {
+        "replica": {"url": "http://10.0.0.1:8080"},
+        "storage": {"url": "postgresql+psycopg://db/pool"},
+        "hosts": [{"name": "one", "address": "10.0.1.1"}],
+        "auth": {"jwt": {"secret": "x" * 32}},
+        "pool": {"max_instances": 0},
+    }
+    check_replica(config(**whole))
+    check_replica(config())
+    bare = {"replica": whole["replica"], "multi_user": False, "storage": {"url": "sqlite+aiosqlite:////x"}}
+    with pytest.raises(ConfigError) as refused:
+        check_replica(config(**bare))
+    for key in ("storage.url", "hosts", "auth.jwt.secret", "pool.max_instances", "multi_user"):
+        assert key in str(refused.value)
+        assert "/x" not in str(refused.value)
+    with pytest.raises(ConfigError, match=r"replica.url: a replica needs hosts, for [^;]*$"):
+        check_replica(config(**{**whole, "hosts": []}))
+
+
+@pytest.mark.parametrize("url", ["10.0.0.1:8080", "http://", "http://a/path", "ftp://a"])
+def test_a_replica_is_reached_at_an_origin(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"replica\.url"):
+        config(replica={"url": url})
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.1.2.3"])
