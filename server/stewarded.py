@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import getpass
 import json
 import logging
 import os
@@ -124,6 +125,8 @@ class StewardedServer:
             SETTLED: str(memory),
             # what a library would look for there is root's
             "HOME": "/nonexistent",
+            # whom SSH logs in as on a host that names nobody; the server's own uid has no name
+            "LOGNAME": getpass.getuser(),
         }
         os.environ.pop(CAME_BACK, None)
         command = [sys.executable, *sys.orig_argv[1:]]
