@@ -86,7 +86,7 @@ class RoutedFiles(HostFiles):
 
     def measure(self, user_id: str, *, max_entries: int = 0) -> Iterator[Usage]:
         """See ``Workspaces``; how many entries is each machine's own affair. One not reached: nothing."""
-        return _while_reached(self.of(user_id).measure(user_id), f"the files of {user_id}")
+        return _while_reached(lambda: self.of(user_id).measure(user_id), f"the files of {user_id}")
 
     def prune_home(
         self, user_id: str, kept_sessions: Collection[str], changed_before: float
@@ -123,7 +123,7 @@ class RoutedFiles(HostFiles):
         total: dict[str, int] = {}
         for name, files in self._files.items():
             last: dict[str, int] = {}
-            for last in _while_reached(files.data_sizes(), f"the host {name}"):
+            for last in _while_reached(files.data_sizes, f"the host {name}"):
                 yield _added(total, last)
             total = _added(total, last)
 
@@ -159,9 +159,9 @@ class RoutedFiles(HostFiles):
         self._here.sweep_scratch()
 
 
-def _while_reached(items: Iterator[T], what: str) -> Iterator[T]:
+def _while_reached(items: Callable[[], Iterator[T]], what: str) -> Iterator[T]:
     try:
-        yield from items
+        yield from items()
     except KeeperUnavailable as error:
         _log.warning("%s: not counted, %s", what, error.message)
 
