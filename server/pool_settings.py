@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pool import PoolConfig, Quota, QuotaBook, SshHost, compile_rules
+from pool.errors import BadRequest
 from server.config import QuotaKeys, Quotas, ServerConfig, ToolRules
 from server.settings import secret_text
 
@@ -42,6 +43,8 @@ def to_pool_config(config: ServerConfig, data_dir: Path, environ: Mapping[str, s
     ``BadRequest`` naming all fields that the pool does not take, or the rule
     for tools that is none.
     """
+    if config.pool.max_instances == 0 and not config.hosts:
+        raise BadRequest("pool.max_instances: 0 is for a machine that runs nothing beside others (hosts)")
     tool_rules = _tool_rules(config.security)
     plan_rules = {plan: _tool_rules(rules) for plan, rules in config.security.plans.items()}
     for rules in (tool_rules, *plan_rules.values()):

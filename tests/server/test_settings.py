@@ -225,6 +225,7 @@ def test_keys_without_an_effect_are_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
+        ("pool: {max_instances: 0}", "max_instances"),
         ("hosts: [{name: a, address: x}, {name: a, address: y}]", "name of its own"),
         ("hosts: [{name: local, address: x}]", "local"),
         ("hosts: [{name: a/b, address: x}]", "name"),

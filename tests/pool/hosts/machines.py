@@ -133,8 +133,8 @@ class Machine:
         workspace.mkdir(parents=True, exist_ok=True)
         (workspace / ".fake-claude.json").write_text(json.dumps(behaviour))
 
-    def processes(self) -> list[int]:
-        """The pids of all living processes of instances there: what the system says."""
+    def processes(self) -> dict[int, str]:
+        """All living processes of instances there, and of which instance each is: what the system says."""
         site = site_of(self.config.data_dir)
         found = [p for p in processes() if not p.is_zombie and MARKER in p.environ]
-        return sorted(p.pid for p in found if p.environ.get(SITE_MARKER) == site)
+        return {p.pid: p.environ[MARKER] for p in found if p.environ.get(SITE_MARKER) == site}
