@@ -8,10 +8,11 @@ import os
 import pwd
 import resource
 import shutil
+import socket
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -37,6 +38,7 @@ from server.settings import ConfigError, secret_text
 from server.stewarded import whom_to_be
 
 _LEAST_FREE_BYTES = 1 << 30
+_CONNECT_SECONDS = 5
 _VERSION_SECONDS = 20
 _LEAST_FILES = 4096
 _LEAST_WATCHES = 8192
@@ -57,8 +59,10 @@ class Finding:
 def examine(config: ServerConfig, pool_config: PoolConfig) -> Iterator[Finding]:
     """Every finding, one after the other; some take a second."""
     yield _platform()
-    yield _cli(pool_config)
-    yield from _isolation(pool_config, config)
+    if pool_config.max_instances != 0:
+        yield _cli(pool_config)
+        yield from _isolation(pool_config, config)
+    yield from _hosts(pool_config)
     yield _user_namespaces()
     yield _cgroup(pool_config.data_dir)
     yield _files()
@@ -136,7 +140,7 @@ def _isolation(config: PoolConfig, server: ServerConfig | None = None) -> Iterat
     async def look(
         host: Host,
     ) -> tuple[str, str, list[str], tuple[int, int] | None, tuple[int | None, str | None]]:
-        pool = ClaudeInstancePool(config, host=host)
+        pool = ClaudeInstancePool(replace(config, hosts=()), host=host)
         mode, network, remedies = pool.isolation()
         return mode, network, list(remedies), pool.uid_range(), pool.gateway_user()
 
@@ -291,6 +295,28 @@ def _orphans(data_dir: Path) -> Finding:
     shown = ", ".join(map(str, sorted(pids)))
     remedy = "start the server, which ends them, or kill them"
     return Finding("orphans", False, f"nobody looks after process {shown}", remedy, is_fatal=False)
+
+
+def _hosts(config: PoolConfig) -> Iterator[Finding]:
+    """Other machines, as the server has them when one runs; else whether anybody listens there."""
+    try:
+        known = {one["name"]: one for one in call(config.data_dir, "ps", {}, timeout_seconds=10)["hosts"]}
+    except (NoServer, ControlError):
+        known = {}
+    for host in config.hosts:
+        name, remedy = f"host {host.name}", "see docs/hosts.md, when something breaks"
+        told = known.get(host.name)
+        if told is not None:
+            detail = "the server reaches it" if told["is_reached"] else told["trouble"]
+            yield Finding(name, told["is_reached"], detail, remedy, is_fatal=False)
+            continue
+        try:
+            socket.create_connection((host.address, host.port), _CONNECT_SECONDS).close()
+        except OSError as error:
+            detail = f"{host.address}, port {host.port}: {error.strerror or error}"
+            yield Finding(name, False, detail, remedy, is_fatal=False)
+        else:
+            yield Finding(name, True, f"{host.address} listens on port {host.port}; nothing more was tried")
 
 
 def _disk(data_dir: Path) -> Finding:

@@ -288,6 +288,9 @@ class Pool(Protocol):
     async def metrics(self) -> list[Metric]:
         """Counters, gauges and histograms, as they are now."""
 
+    def hosts(self) -> list[dict[str, Any]]:
+        """The machines that run instances: who they are, whether they are reached, what they carry."""
+
     async def process_report(self) -> ProcessReport:
         """The trees of the live instances, and processes that nobody knows of."""
 

@@ -39,6 +39,7 @@ def instance_object(info: InstanceInfo) -> dict[str, Any]:
         "rss_bytes": info.rss_bytes,
         "cpu_seconds": info.cpu_seconds,
         "isolation": info.isolation,
+        "host": info.host,
     }
 
 

@@ -111,7 +111,8 @@ class Operations:
         for info in pool.instances():
             tree = report.trees.get(info.id)
             instances.append(instance_object(info) | {"tree": msgspec.to_builtins(tree)})
-        return {"instances": instances, "orphans": msgspec.to_builtins(list(report.orphans))}
+        orphans = msgspec.to_builtins(list(report.orphans))
+        return {"instances": instances, "orphans": orphans, "hosts": pool.hosts()}
 
     async def _drain(self, _arguments: Mapping[str, Any]) -> Any:
         pool = self._live_pool

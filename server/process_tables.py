@@ -7,16 +7,18 @@ from typing import Any
 
 from rich.table import Table
 
+_HERE = "local"
 _COLUMNS = ("user", "session", "state", "pid", "rss", "cpu", "age", "turns", "processes", "threads")
 
 
 def process_tables(found: Mapping[str, Any], now: float) -> Iterator[Table]:
-    """The live instances, each with its whole tree; a second table when there are orphans.
+    """The live instances, each with its whole tree; the hosts where there are others; orphans, if any.
 
     ``found`` is the answer of the operation ``ps``; ``now`` is in seconds
     since 1970. Memory that processes share is counted for each of them.
     """
-    table = Table(*_COLUMNS, box=None)
+    has_hosts = any(host["name"] != _HERE for host in found["hosts"])
+    table = Table(*_COLUMNS, *(["host"] if has_hosts else []), box=None)
     for one in found["instances"]:
         tree = one["tree"] or {**one, "processes": "", "threads": ""}
         table.add_row(
@@ -30,10 +32,22 @@ def process_tables(found: Mapping[str, Any], now: float) -> Iterator[Table]:
             str(one["turns"]),
             str(tree["processes"]),
             str(tree["threads"]),
+            *([one["host"]] if has_hosts else []),
         )
     yield table
+    if has_hosts:
+        yield _hosts(found["hosts"])
     if found["orphans"]:
         yield _orphans(found["orphans"])
+
+
+def _hosts(hosts: list[Mapping[str, Any]]) -> Table:
+    table = Table("host", "instances", "of", "waiting", "users", "", box=None)
+    for one in hosts:
+        counts = (one["slots_taken"], one["slots"], one["waiting"], one["users"])
+        state = "reached" if one["is_reached"] else f"not reached: {one['trouble']}"
+        table.add_row(one["name"], *map(str, counts), state)
+    return table
 
 
 def _orphans(orphans: list[Mapping[str, Any]]) -> Table:

@@ -19,7 +19,7 @@ from pool.launch.base import InstanceListing
 from pool.lifecycle.instance import InstanceEvent
 from pool.lifecycle.session import SessionEvent, SessionMachine
 from pool.lifecycle.turn import TurnEvent
-from pool.model import ExitStatus, InstanceState, Reason, SessionState, TurnState
+from pool.model import Cursor, ExitStatus, InstanceState, Reason, SessionState, TurnState
 from pool.protocol.connection import pending_asks
 from pool.runtime import edges
 from pool.runtime.instance import Instance
@@ -36,6 +36,8 @@ _INGEST_SECONDS = 60.0
 _ATTACH_SECONDS = 15.0
 # A CLI that is slow to answer, or never will, holds up its own session only, not the server's start.
 _START_SECONDS = 2.0
+# A viewer that is ahead of what is known here waits so long for the instance's host.
+_VIEWER_SECONDS = 10.0
 _AGAIN_SECONDS = (0.2, 1.0, 5.0, 15.0)
 
 
@@ -45,6 +47,8 @@ class Adoption:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._finding = asyncio.Lock()
+        self._found = asyncio.Event()
+        self._found.set()
         self.spoilt: Reason | None = None
 
     def tell_spoilt(self) -> None:
@@ -80,6 +84,7 @@ class Adoption:
         instance.on_stuck = session.instance_stuck
         instance.is_held = session.log.is_held
         instance.is_lost = True
+        self._found.clear()
         session.instance = instance
         session.host.slots.adopt(session.key)
         session.log.begin_instance(instance.id, instance.ordinal, record.offset)
@@ -109,9 +114,11 @@ class Adoption:
                 session.replay.spools.pop(instance.ordinal, None)
                 edges.instance_adopted(session, instance, "gone")
                 instance.exited(ExitStatus(), "")
+                self._found.set()
                 return
             try:
                 await self._follow(instance, listing)
+                self._found_out(instance)
             except Exception:  # noqa: BLE001 - unknown is not dead: it is kept, and asked again
                 _log.exception("instance %s could not be asked; it is asked again", instance.id)
                 instance.is_lost = True
@@ -148,6 +155,18 @@ class Adoption:
             session.feed(SessionEvent.RESTORE_FAILED, fault)
         session.log.flush()
 
+    async def known_to(self, cursor: Cursor) -> None:
+        """Wait, not for long, for what an earlier server told viewers up to ``cursor`` and did not store."""
+        if cursor > self._session.channel.head:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_VIEWER_SECONDS):
+                    await self._found.wait()
+                    await self._session.log.settled()
+
+    def _found_out(self, instance: Instance) -> None:
+        if instance.has_exited or not instance.is_lost:
+            self._found.set()
+
     async def _follow_later(self, instance: Instance, listing: InstanceListing) -> None:
         host = self._session.host
         for seconds in itertools.chain(_AGAIN_SECONDS, itertools.repeat(_AGAIN_SECONDS[-1])):
@@ -158,6 +177,7 @@ class Adoption:
                 async with self._finding:
                     if instance.is_lost:
                         await self._follow(instance, listing)
+                        self._found_out(instance)
             except Exception:  # noqa: BLE001 - as above
                 _log.exception("instance %s could not be asked; it is asked again", instance.id)
                 instance.is_lost = True

@@ -106,6 +106,25 @@ class Evidence:
         pids = [instance.pid for instance in instances if instance.pid is not None]
         return found + await asyncio.to_thread(_process_gauges, pids, around.hosts.supervisor_pids())
 
+    def hosts(self) -> list[dict[str, Any]]:
+        """Every machine: ``{"name", "is_reached", "trouble", "slots", "slots_taken", "waiting", "users"}``.
+
+        ``trouble`` is why it is not reached.
+        """
+        hosts = self._supervisor.around.hosts
+        return [
+            {
+                "name": host.name,
+                "is_reached": host.is_reached,
+                "trouble": "" if host.is_reached else host.trouble,
+                "slots": host.slots.limit,
+                "slots_taken": len(host.slots.holders),
+                "waiting": host.slots.queue_length,
+                "users": hosts.users_on(host.name),
+            }
+            for host in hosts
+        ]
+
     async def process_report(self) -> ProcessReport:
         """The trees of all live instances and the orphans, each host's from one pass over its ``/proc``.
 

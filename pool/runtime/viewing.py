@@ -97,6 +97,8 @@ class Viewing:
     # --- inside --------------------------------------------------------------------------
 
     async def _follow(self, session: Session, asked: Cursor | None, viewer: Viewer) -> Subscription:
+        if asked is not None:
+            await session.adoption.known_to(asked)
         head = session.channel.head
         known = asked is None or await session.replay.is_known(asked, head)
         start = session.channel.head if asked is None else asked

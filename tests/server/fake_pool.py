@@ -7,7 +7,6 @@ from, one answer for one message id.
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import json
 import time
@@ -364,12 +363,13 @@ class FakePool:
         }
 
     async def run_checks(self) -> None:
-        await asyncio.sleep(0)
+        return
 
     async def metrics(self) -> list[Metric]:
-        return [
-            Metric("claude_pool_sessions", "gauge", "Sessions in memory.", (), [((), len(self.sessions))])
-        ]
+        return [Metric("claude_pool_sessions", "gauge", "Sessions.", (), [((), len(self.sessions))])]
+
+    def hosts(self) -> list[dict[str, Any]]:
+        return []
 
     async def process_report(self) -> ProcessReport:
         return ProcessReport({}, [])
@@ -388,7 +388,7 @@ class FakePool:
         return "none", "open", ["install bubblewrap"]
 
     def unready_reasons(self) -> list[str]:
-        return ["draining"] if self.is_draining else []
+        return ["draining"] * self.is_draining
 
     async def upgrade(self, *, force: bool = False) -> Mapping[str, str]:
         return {"keeper": "upgraded" if force else "unchanged", "gateway": "replaced"}
