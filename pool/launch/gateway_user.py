@@ -17,6 +17,7 @@ from typing import Any
 from pool.config import PoolConfig
 from pool.fs_identity import acting_as
 from pool.keeper.client import KeeperClient, KeeperError
+from pool.keeper.program import noted_runtime_dir
 from pool.launch.shown import certificates, problem_of, program_of, program_places
 from pool.launch.uids import first_blocked
 
@@ -35,10 +36,18 @@ class GatewayUser:
 
     ``has_uids``: users of the pool are Linux users of their own; else the
     gateway runs as the service does. The constructor tries it out. ``shown`` is what it is to
-    see wherever that lies.
+    see wherever that lies. ``believes_keeper``: a keeper that runs has one that is that user, so it need
+    not be tried whether it starts; that takes a second of processor time.
     """
 
-    def __init__(self, config: PoolConfig, environment: Mapping[str, str], *, has_uids: bool) -> None:
+    def __init__(
+        self,
+        config: PoolConfig,
+        environment: Mapping[str, str],
+        *,
+        has_uids: bool,
+        believes_keeper: bool = False,
+    ) -> None:
         self.uid: int | None = None
         self.shown: Sequence[Path] = ()
         self._obstacle: str | None = None
@@ -48,7 +57,8 @@ class GatewayUser:
         if has_uids and config.gateway_command:
             uid = gateway_uid(config)
             self.shown = program_places(config.gateway_command, environment)
-            self._obstacle = next(_obstacles(config, environment, uid, self.shown), None)
+            is_tried = believes_keeper and _runs_as(uid, config.data_dir)
+            self._obstacle = next(_obstacles(config, environment, uid, self.shown, is_tried=is_tried), None)
             self.uid = uid if self._obstacle is None else None
             self._in_force = self.uid
 
@@ -90,7 +100,7 @@ class FoundGatewayUser(GatewayUser):
 
 
 def _obstacles(
-    config: PoolConfig, environment: Mapping[str, str], uid: int, shown: Sequence[Path]
+    config: PoolConfig, environment: Mapping[str, str], uid: int, shown: Sequence[Path], *, is_tried: bool
 ) -> Iterator[str]:
     command = config.gateway_command
     user = _user_who_is(uid, config.data_dir / "workspaces")
@@ -99,7 +109,7 @@ def _obstacles(
     for name, path in certificates(environment).items():
         if not _can_read(path, uid):
             yield f"the model gateway runs as root, since its uid {uid} cannot read {name}: chmod it"
-    problem = problem_of([*command, "--check"], uid, shown)
+    problem = None if is_tried else problem_of([*command, "--check"], uid, shown)
     if problem is None:
         return
     program = program_of(command, environment)
@@ -112,6 +122,13 @@ def _obstacles(
                 "can run"
             )
     yield f"the model gateway runs as root, since it does not start as uid {uid} ({problem})"
+
+
+def _runs_as(uid: int, data_dir: Path) -> bool:
+    """Does a keeper run whose gateway was given its directory?"""
+    with contextlib.suppress(OSError):
+        return (data_dir / "gateway").lstat().st_uid == uid and noted_runtime_dir(data_dir) is not None
+    return False
 
 
 def _user_who_is(uid: int, workspaces: Path) -> str | None:

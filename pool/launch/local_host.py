@@ -46,6 +46,7 @@ class LocalHost:
         environment: Mapping[str, str] | None = None,
         *,
         templates_want_outbound: bool = False,
+        believes_keeper: bool = False,
     ) -> None:
         self._environment = os.environ if environment is None else environment
         self._config = config
@@ -59,7 +60,9 @@ class LocalHost:
             is_wanted=templates_want_outbound,
         )
         self._requests = LocalRequests(config, self.isolation, self._environment)
-        self.gateway_user = GatewayUser(config, self._environment, has_uids=self.isolation.has_uids)
+        self.gateway_user = GatewayUser(
+            config, self._environment, has_uids=self.isolation.has_uids, believes_keeper=believes_keeper
+        )
 
     def prepare(self) -> Path:
         """Write what sandboxes get of ours and make the runtime directory, which is returned.

@@ -29,13 +29,21 @@ class Host:
     local: LocalHost
 
 
-def open_host(config: PoolConfig, environment: Mapping[str, str] | None = None) -> Host:
-    """The host by this process itself; what it can do is tried out.
+def open_host(
+    config: PoolConfig, environment: Mapping[str, str] | None = None, *, believes_keeper: bool = False
+) -> Host:
+    """The host by this process itself; what it can do is tried out. ``believes_keeper``: see ``GatewayUser``.
 
     Raises ``IsolationUnavailable``, ``BadRequest``.
     """
     files = HostFiles(config.data_dir, config.templates_dir)
-    return Host(files, LocalHost(config, environment, templates_want_outbound=_want_outbound(files)))
+    local = LocalHost(
+        config,
+        environment,
+        templates_want_outbound=_want_outbound(files),
+        believes_keeper=believes_keeper,
+    )
+    return Host(files, local)
 
 
 def stewards_verbs(config: PoolConfig, host: Host, uid: int) -> dict[str, Verb]:

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -18,6 +19,7 @@ import pytest
 
 from pool.config import PoolConfig
 from pool.keeper.client import KeeperClient, KeeperError
+from pool.keeper.server import SOCKET_NAME
 from pool.launch.base import LaunchSpec
 from pool.launch.gateway_user import GatewayUser
 from pool.launch.local import LocalLauncher
@@ -314,6 +316,26 @@ def test_certificates_that_it_cannot_read_are_in_the_way(short_dir: Path) -> Non
     assert user.describe() == (GATEWAY, None)
     assert bundle in user.shown
     assert GatewayUser(config, environment, has_uids=False).describe() == (None, None)
+
+
+def test_a_keeper_that_runs_can_be_believed_that_it_starts(short_dir: Path) -> None:
+    short_dir.chmod(0o711)
+    config = PoolConfig(data_dir=short_dir, gateway_command=("/bin/false",), uid_range=(200150, GATEWAY))
+
+    def found(**how: bool) -> int | None:
+        return GatewayUser(config, {}, has_uids=True, **how).describe()[0]
+
+    for name in ("gateway", "keeper"):
+        (short_dir / name).mkdir(mode=0o700)
+    (short_dir / "keeper" / "runtime").write_text(str(short_dir))
+    with socket.socket(socket.AF_UNIX) as keeper:
+        keeper.bind(str(short_dir / SOCKET_NAME))
+        keeper.listen()
+        assert found(believes_keeper=True) is None, "its gateway is another user's"
+        os.chown(short_dir / "gateway", GATEWAY, GATEWAY)
+        assert found(believes_keeper=True) == GATEWAY
+        assert found() is None
+    assert found(believes_keeper=True) is None, "it runs no more"
 
 
 async def test_one_that_does_not_come_to_serve_leaves_the_other_as_it_was(
