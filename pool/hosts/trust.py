@@ -48,7 +48,7 @@ def options_for(settings: SshHost, times: LinkTimes, known: Path) -> asyncssh.SS
             **own_key,
         )
     except (OSError, ValueError) as error:
-        text = f"host {settings.name}: key_file: {error}"
+        text = f"host {settings.name}: no SSH connection can be tried, {settings.key_file or 'keys'}: {error}"
         raise HostRefused(text, details={"host": settings.name, "reason": "key_refused"}) from error
 
 
