@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -28,6 +28,7 @@ _T = TypeVar("_T")
 _NAME = re.compile(r"[\w.:@/\[\]?-]{1,200}", re.ASCII)
 _FILE = re.compile(r"usage-[\w-]{1,100}\.jsonl", re.ASCII)
 _LONGEST = 200
+_SECONDS = 5.0
 _MOST_BYTES = 2 * 1024 * 1024
 _LAST_MOMENT = 10**11
 _MOST_TOKENS = 10**12
@@ -36,14 +37,21 @@ _MOST_USD = 10**6
 NOT_REACHED: Mapping[str, Any] = {"provider": None, "kind": None, "demo": False}
 
 
+class HostTalk(Talk, Protocol):
+    """As ``Talk``; both methods raise ``KeeperUnavailable`` while the host cannot be reached."""
+
+    def call_within(self, seconds: float, verb: str, **arguments: Any) -> Any:
+        """As ``call``, and raises it when there is no answer by then."""
+
+
 class HostGatewayFiles(RemoteGatewayFiles):
     """See ``GatewayFiles``. While the host cannot be reached only ``describe`` does not raise
     ``KeeperUnavailable``."""
 
-    def __init__(self, name: str, talk: Talk) -> None:
+    def __init__(self, name: str, talk: HostTalk) -> None:
         GatewayFiles.__init__(self, Path("/nonexistent"))
         self.name = name
-        self._steward = talk
+        self._steward = self._host = talk
         self._described = dict(NOT_REACHED)
 
     def put_description(self, plain: Any) -> None:
@@ -56,13 +64,21 @@ class HostGatewayFiles(RemoteGatewayFiles):
 
     def grown(self, offsets: Mapping[str, int]) -> list[Stretch]:
         """See ``GatewayFiles``; entries that cannot be true are left out."""
-        found = self._as(list[Stretch], self._steward.call("grown", offsets=dict(offsets)))
+        found = self._as(list[Stretch], self._ask_soon("grown", offsets=dict(offsets)))
         return [self._checked(one, offsets.get(one.file, 0)) for one in found]
 
     def finished(self, offsets: Mapping[str, int], before: float) -> list[str]:
         """See ``GatewayFiles``."""
-        told = self._as(list[str], self._steward.call("finished", offsets=dict(offsets), before=before))
+        told = self._as(list[str], self._ask_soon("finished", offsets=dict(offsets), before=before))
         return [file for file in told if file in offsets]
+
+    def put_team_use(self, teams: Mapping[str, Any]) -> None:
+        """See ``GatewayFiles``."""
+        self._ask_soon("put_team_use", teams=dict(teams))
+
+    def _ask_soon(self, verb: str, **arguments: Any) -> Any:
+        # whoever looks at any user's use waits for it
+        return self._host.call_within(_SECONDS, verb, **arguments)
 
     def _checked(self, stretch: Stretch, start: int) -> Stretch:
         is_next = stretch.start == start and start < stretch.end <= start + _MOST_BYTES

@@ -9,6 +9,7 @@ is for good. A host that cannot be reached is asked later.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ from server.host_gateway import NOT_REACHED, HostGatewayFiles
 _log = logging.getLogger(__name__)
 
 _BETWEEN = "/"
+# an answer that does not come is waited for once in so long
+_PAUSE_SECONDS = 15.0
+_LONG_SECONDS = 1.0
 
 
 class ManyGateways(GatewayFiles):
@@ -38,6 +42,7 @@ class ManyGateways(GatewayFiles):
         *,
         local: str,
         runs_here: bool = True,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(Path("/nonexistent"))
         self._here = here
@@ -46,7 +51,9 @@ class ManyGateways(GatewayFiles):
         self._local = local
         self._runs_here = runs_here
         self._lived: dict[str, str] = {}
+        self._monotonic = monotonic
         self._silent: set[str] = set()
+        self._not_before: dict[str, float] = {}
 
     def settle(self) -> None:
         """See ``GatewayFiles``."""
@@ -189,15 +196,20 @@ class ManyGateways(GatewayFiles):
         return self._where(entry.user) in (name, None)
 
     def _of_each(self, ask: Callable[[GatewayFiles], Any]) -> Iterator[tuple[str, Any]]:
-        """What each host gives that can be reached now; that one cannot is told once."""
+        """What each host gives that can be reached now; one that lets us wait is let alone for a while."""
         yield self._local, ask(self._here)
         for name, files in self._others.items():
+            began = self._monotonic()
+            if began < self._not_before.get(name, 0.0):
+                continue
             try:
                 found = ask(files)
             except (PoolError, OSError) as error:
                 if name not in self._silent:
                     self._silent.add(name)
                     _log.warning("the gateway of host %s is asked later: %s", name, error)
+                if self._monotonic() - began > _LONG_SECONDS:
+                    self._not_before[name] = self._monotonic() + _PAUSE_SECONDS
                 continue
             self._silent.discard(name)
             yield name, found

@@ -61,6 +61,10 @@ class Conversation(asyncio.Protocol):
         """As ``ask``, in a thread."""
         return self._result(verb, self._reply(verb, arguments))
 
+    def call_within(self, seconds: float, verb: str, **arguments: Any) -> Any:
+        """As ``call``; ``KeeperUnavailable`` when there is no answer by then: it may be done all the same."""
+        return self._result(verb, self._reply(verb, arguments, seconds))
+
     def iterate(self, verb: str, **arguments: Any) -> Iterator[Any]:
         """The items that the verb gives, each asked for when it is wanted; in a thread."""
         iterator = self._plain(self._reply(verb, arguments))
@@ -136,7 +140,7 @@ class Conversation(asyncio.Protocol):
             del self._buffer[: head + size]
             yield body
 
-    def _reply(self, verb: str, arguments: Mapping[str, Any]) -> Reply:
+    def _reply(self, verb: str, arguments: Mapping[str, Any], seconds: float | None = None) -> Reply:
         if threading.get_ident() == self._thread:
             raise RuntimeError(f"{verb} would wait for itself: ask it in a thread")
         answer: Future[Reply] = Future()
@@ -144,9 +148,16 @@ class Conversation(asyncio.Protocol):
             self._loop.call_soon_threadsafe(self._send, verb, arguments, answer)
         except RuntimeError:  # the loop is closed
             raise self._gone() from None
-        return answer.result()
+        try:
+            return answer.result(seconds)
+        except TimeoutError:
+            answer.cancel()
+            text = f"host {self._host} does not answer within {seconds:g} s"
+            raise KeeperUnavailable(text, details={"host": self._host}) from None
 
     def _send(self, verb: str, arguments: Mapping[str, Any], answer: Future[Reply]) -> None:
+        if answer.cancelled():
+            return
         if self._transport is None:
             answer.set_exception(self._gone())
             return
@@ -209,6 +220,10 @@ class HostClient:
     def call(self, verb: str, **arguments: Any) -> Any:
         """See ``Conversation.call``."""
         return self._current().call(verb, **arguments)
+
+    def call_within(self, seconds: float, verb: str, **arguments: Any) -> Any:
+        """See ``Conversation.call_within``."""
+        return self._current().call_within(seconds, verb, **arguments)
 
     def iterate(self, verb: str, **arguments: Any) -> Iterator[Any]:
         """See ``Conversation.iterate``; all items are of one conversation."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ class Line:
         self.verbs = host_verbs(data, ServersQuotas(load_config(None, {}).quotas))
         self.is_cut = False
         self.loses_answer = False
+        self.waits: Callable[[float], None] | None = None
         self.answers: dict[str, Any] = {}
 
     def call(self, verb: str, **arguments: Any) -> Any:
@@ -54,6 +55,12 @@ class Line:
             raise KeeperUnavailable("the link was cut meanwhile")
         frame = wire.reply(1, "result", self.answers.get(verb, value))
         return wire.parse_reply(frame[wire.HEAD.size :])[2]
+
+    def call_within(self, seconds: float, verb: str, **arguments: Any) -> Any:
+        if self.waits is not None:
+            self.waits(seconds)
+            raise KeeperUnavailable("no answer by then")
+        return self.call(verb, **arguments)
 
     async def ask(self, verb: str, **arguments: Any) -> Any:
         return self.call(verb, **arguments)
@@ -181,6 +188,33 @@ async def test_files_of_a_host_go_once_they_are_taken_in(farm: Farm, short_dir: 
     assert [len(journal_files(data)) for data in farm.data.values()] == [0, 0]
     assert await usage.read_to() == {}
     await database.aclose()
+
+
+async def test_a_host_that_does_not_answer_is_waited_for_once_in_a_while(farm: Farm) -> None:
+    now, waited = [100.0], []
+
+    def wait(seconds: float) -> None:
+        waited.append(seconds)
+        now[0] += seconds
+
+    gateways = ManyGateways(
+        GatewayFiles(farm.here), farm.hosts, farm.homes.get, local="local", monotonic=lambda: now[0]
+    )
+    journal_of(farm.data["two"], an_entry(user="bob"))
+    farm.lines["one"].waits = wait
+    for _ in range(3):
+        assert [one.file[:4] for one in gateways.grown({})] == ["two/"]
+    assert len(waited) == 1
+    now[0] += 20
+    gateways.grown({})
+    assert len(waited) == 2
+    # one that is known to be away costs nothing, and is asked again at once
+    now[0] += 20
+    farm.lines["one"].waits, farm.lines["one"].is_cut = None, True
+    gateways.grown({})
+    farm.lines["one"].is_cut = False
+    journal_of(farm.data["one"], an_entry())
+    assert [one.file[:4] for one in gateways.grown({})] == ["one/", "two/"]
 
 
 @pytest.mark.parametrize(

@@ -156,6 +156,18 @@ async def test_threads_that_wait_are_told_of_the_end_and_nobody_waits_after_it(p
         await conversation.ask("homes")
 
 
+async def test_a_thread_may_wait_for_so_long_only(pair: Pair) -> None:
+    conversation, host, lost = pair
+    with pytest.raises(KeeperUnavailable, match=r"h1 does not answer within 0\.01 s"):
+        await asyncio.to_thread(conversation.call_within, 0.01, "homes")
+    # the late answer is nobody's, and the conversation goes on
+    await host.answer("result", ["late"])
+    asking = asyncio.create_task(asyncio.to_thread(conversation.call_within, 10, "homes"), name="asking")
+    await host.answer("result", ["alice"])
+    assert await asking == ["alice"]
+    assert not lost
+
+
 async def test_pieces_are_of_one_conversation(pair: Pair) -> None:
     conversation, host, _lost = pair
     client = HostClient("h1")
