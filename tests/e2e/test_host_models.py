@@ -188,6 +188,15 @@ async def story(site: Site, host: Path, proxy: Proxy, given: list[str], top: Pat
         assert "tokens_per_day" in viewer.answer()
     await the_books_are_whole(site, host)
 
+    async with (
+        aiohttp.ClientSession(headers={"Authorization": f"Bearer {await site.admin()}"}) as http,
+        http.delete(f"{site.url}/api/v1/admin/users/alice") as response,
+    ):
+        assert response.status < 300, await response.text()
+    assert sorted(os.listdir(host / "workspaces")) == sorted(os.listdir(host / "homes")) == ["bob"]
+    assert "alice" not in json.loads((host / "gateway/own-keys.json").read_text())["keys"]
+    assert "alice" in json.loads((host / "gateway/forgotten.json").read_text())
+
 
 def check_the_key(host: Path, top: Path) -> None:
     """In the gateway's memory and its file on the host, and where the operator wrote it there."""
