@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 from pool.config import PoolConfig, SshHost
@@ -19,6 +20,9 @@ from pool.launch.base import InstanceHandle, InstanceListing, InstanceSink, Laun
 from pool.launch.process_table import ProcessReport
 from pool.launch.tool_limits import ToolLimits
 from pool.model import InstanceId
+
+# half of what a database has a number for
+_EPOCHS = 2**62
 
 
 def open_ssh_host(settings: SshHost, config: PoolConfig, times: LinkTimes | None = None) -> PoolHost:
@@ -61,13 +65,15 @@ class SshLauncher(Launcher):
         """See ``Launcher``. Raises ``HostRefused`` where trying again does not help."""
         async with self._opening:
             if self._attached is not None:
-                self._epoch = await self._attached.open(epoch)
-                return self._epoch
+                with self._believing_nothing():
+                    self._epoch = _checked(await self._attached.open(epoch))
+                    return self._epoch
             if self._fenced_by is not None:
                 raise KeeperUnavailable(f"another server took over with epoch {self._fenced_by}")
             link = await Link.connect(self._settings, self._times)
             try:
-                return await self._begin(link, max(epoch, self._epoch or 0))
+                with self._believing_nothing():
+                    return await self._begin(link, max(epoch, self._epoch or 0))
             except BaseException:
                 self._let_go()
                 await link.close()
@@ -75,27 +81,33 @@ class SshLauncher(Launcher):
 
     async def list(self) -> Sequence[InstanceListing]:
         """See ``Launcher``."""
-        return await self._current().list()
+        with self._believing_nothing():
+            return await self._current().list()
 
     async def start(self, spec: LaunchSpec, sink: InstanceSink) -> InstanceHandle:
         """See ``Launcher``."""
-        return await self._current().start(spec, sink)
+        with self._believing_nothing():
+            return await self._current().start(spec, sink)
 
     async def abandon(self, instance_id: InstanceId) -> bool:
         """See ``Launcher``."""
-        return await self._current().abandon(instance_id)
+        with self._believing_nothing():
+            return await self._current().abandon(instance_id)
 
     async def attach(self, instance_id: InstanceId, offset: int, sink: InstanceSink) -> InstanceHandle:
         """See ``Launcher``."""
-        return await self._current().attach(instance_id, offset, sink)
+        with self._believing_nothing():
+            return await self._current().attach(instance_id, offset, sink)
 
     async def read_spool(self, instance_id: InstanceId, offset: int, limit: int) -> tuple[int, bytes]:
         """See ``Launcher``."""
-        return await self._current().read_spool(instance_id, offset, limit)
+        with self._believing_nothing():
+            return await self._current().read_spool(instance_id, offset, limit)
 
     async def forget(self, instance_id: InstanceId) -> None:
         """See ``Launcher``."""
-        await self._current().forget(instance_id)
+        with self._believing_nothing():
+            await self._current().forget(instance_id)
 
     def on_lost(self, callback: Callable[[], None]) -> None:
         """See ``Launcher``."""
@@ -103,7 +115,8 @@ class SshLauncher(Launcher):
 
     async def upgrade(self, *, force: bool) -> Mapping[str, str]:
         """See ``Launcher``: to the code that is installed there."""
-        return await self._current().upgrade(force=force)
+        with self._believing_nothing():
+            return await self._current().upgrade(force=force)
 
     async def aclose(self, *, end_instances: bool) -> None:
         """See ``Launcher``. Of a host that is not connected nothing is ended: its lease does that."""
@@ -169,7 +182,7 @@ class SshLauncher(Launcher):
         )
         try:
             async with asyncio.timeout(self._times.attach_seconds):
-                in_force = await attached.open(epoch)
+                in_force = _checked(await attached.open(epoch))
         except TimeoutError:
             text = f"its keeper was not reached within {self._times.attach_seconds:g} s"
             raise KeeperUnavailable(f"host {self._settings.name}: {text}") from None
@@ -214,6 +227,18 @@ class SshLauncher(Launcher):
             )
         return facts
 
+    @contextmanager
+    def _believing_nothing(self) -> Iterator[None]:
+        """The keeper there may be anything that a taken-over host put in its place."""
+        try:
+            yield
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            name = self._settings.name
+            raise KeeperUnavailable(
+                f"host {name}: its keeper answers what is none: {type(error).__name__}: {error}",
+                details={"host": name},
+            ) from error
+
     def _drop_link(self) -> None:
         # before it is attached that is raised; later the keeper's channel ends with the link, and tells
         if self._link is not None and self._attached is not None:
@@ -244,6 +269,13 @@ class SshLauncher(Launcher):
     def _not_connected(self) -> KeeperUnavailable:
         name = self._settings.name
         return KeeperUnavailable(f"host {name} is not connected", details={"host": name})
+
+
+def _checked(epoch: object) -> int:
+    """An epoch that leaves room for those after it. Raises ``ValueError``."""
+    if type(epoch) is not int or not 0 <= epoch < _EPOCHS:
+        raise ValueError(f"not an epoch: {epoch!r:.40}")
+    return epoch
 
 
 def _config_there(config: PoolConfig, facts: HostFacts) -> PoolConfig:

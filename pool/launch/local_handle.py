@@ -43,7 +43,9 @@ class Feed:
         """See ``InstanceSink``."""
         self.has_exited = True
         if not self.is_muted:
-            self._sink.exited(ExitStatus(code, signal, cause), stderr_tail)
+            self._sink.exited(
+                exit_status_of({"code": code, "signal": signal, "cause": cause}), str(stderr_tail)
+            )
 
     def launcher_lost(self) -> None:
         """See ``InstanceSink``."""
@@ -128,24 +130,36 @@ def graces_of(graces: StopGraces) -> Sequence[float]:
 
 
 def identity_of(facts: Mapping[str, Any]) -> ProcessIdentity | None:
-    """The process that the keeper's facts name."""
+    """The process that the keeper's facts name. Raises ``LookupError``, ``TypeError`` or ``ValueError``."""
     found = facts["identity"]
     if found is None:
         return None
-    return ProcessIdentity(found["pid"], found["start_ticks"], found["boot_id"], found["marker"])
+    return ProcessIdentity(
+        int(found["pid"]), int(found["start_ticks"]), str(found["boot_id"]), str(found["marker"])
+    )
+
+
+def exit_status_of(ended: Mapping[str, Any]) -> ExitStatus:
+    """How it ended; a keeper that says nothing sensible has said nothing."""
+    code, signal, cause = ended["code"], ended["signal"], ended.get("cause")
+    return ExitStatus(
+        code if isinstance(code, int) else None,
+        signal if isinstance(signal, str) else None,
+        cause if isinstance(cause, str) else None,
+    )
 
 
 def listing_of(facts: Mapping[str, Any]) -> InstanceListing:
-    """One line of the keeper's list."""
-    ended = facts["exit"]
+    """One line of the keeper's list. Raises as ``identity_of``."""
+    ended, exited_at = facts["exit"], facts["exited_at"]
     return InstanceListing(
-        instance_id=InstanceId(facts["instance"]),
+        instance_id=InstanceId(str(facts["instance"])),
         identity=identity_of(facts),
-        end_offset=facts["end_offset"],
-        exit_status=None if ended is None else ExitStatus(ended["code"], ended["signal"], ended.get("cause")),
-        exited_at=facts["exited_at"],
-        stderr_tail=facts["stderr_tail"],
-        labels=facts["labels"],
+        end_offset=int(facts["end_offset"]),
+        exit_status=None if ended is None else exit_status_of(ended),
+        exited_at=None if exited_at is None else float(exited_at),
+        stderr_tail=str(facts["stderr_tail"]),
+        labels={str(name): str(label) for name, label in facts["labels"].items()},
     )
 
 

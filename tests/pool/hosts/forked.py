@@ -17,6 +17,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+KILLED = 137
+"""The exit code of one that was, or that ended itself in its middle."""
+
 
 class Programs:
     """Our end: the interpreter, until ``close``."""
@@ -55,7 +58,7 @@ def _ask(path: str, words: list[str]) -> int:
         nothing = os.open(os.devnull, os.O_RDWR)
         for descriptor in (0, 1, 2):
             os.dup2(nothing, descriptor)
-        return int(sock.recv(16) or b"1")
+        return int(sock.recv(16) or KILLED)
 
 
 def _serve(path: str, told: int) -> int:
