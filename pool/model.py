@@ -177,7 +177,7 @@ class SessionInfo:
 class InstanceInfo:
     """The instance object of CONTRACT section 5; ``pid`` is that of ``claude`` itself on ``host``.
 
-    Of other hosts than this machine memory and processor time are 0: not known.
+    Of other hosts than this machine memory and processor time are what those told last, 0 before they did.
     """
 
     id: InstanceId

@@ -39,7 +39,6 @@ def instance_object(info: InstanceInfo) -> dict[str, Any]:
         "rss_bytes": info.rss_bytes,
         "cpu_seconds": info.cpu_seconds,
         "isolation": info.isolation,
-        "host": info.host,
     }
 
 

@@ -110,7 +110,8 @@ class Operations:
         instances = []
         for info in pool.instances():
             tree = report.trees.get(info.id)
-            instances.append(instance_object(info) | {"tree": msgspec.to_builtins(tree)})
+            about = {"host": info.host, "tree": msgspec.to_builtins(tree)}
+            instances.append(instance_object(info) | about)
         orphans = msgspec.to_builtins(list(report.orphans))
         return {"instances": instances, "orphans": orphans, "hosts": pool.hosts()}
 

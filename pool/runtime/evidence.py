@@ -55,8 +55,9 @@ class Evidence:
 
     def _info(self, instance: Instance) -> InstanceInfo:
         host = self._supervisor.sessions[instance.key].host
-        # a pid of another machine is somebody else's here
+        # a pid of another machine is somebody else's here: what it takes is what its host told last
         pid = instance.pid if host.is_here else None
+        tree = None if host.is_here else self._watches.consumption.trees.get(instance.id)
         return InstanceInfo(
             instance.id,
             instance.key.user_id,
@@ -65,8 +66,8 @@ class Evidence:
             instance.pid,
             instance.started_at,
             instance.turns,
-            figures.rss_bytes(pid),
-            figures.cpu_seconds(pid),
+            tree.rss_bytes if tree is not None else figures.rss_bytes(pid),
+            tree.cpu_seconds if tree is not None else figures.cpu_seconds(pid),
             instance.handle.isolation if instance.handle is not None else "none",
             host.name,
         )

@@ -17,7 +17,7 @@ from server.services import services_of
 async def list_instances(request: web.Request) -> web.Response:
     """``GET /api/v1/admin/instances``"""
     infos = services_of(request).pool.instances()
-    return json_response({"instances": [instance_object(info) for info in infos]})
+    return json_response({"instances": [instance_object(info) | {"host": info.host} for info in infos]})
 
 
 async def stop_instance(request: web.Request) -> web.Response:
@@ -110,7 +110,7 @@ ROUTES = [
         path="/api/v1/admin/instances",
         handler=list_instances,
         summary="All live instances.",
-        answers={200: Answer(description="Live instances.", schema=schemas.Instances)},
+        answers={200: Answer(description="Live instances.", schema=schemas.PlacedInstances)},
         access=Access.ADMIN,
     ),
     Route(

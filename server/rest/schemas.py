@@ -62,6 +62,18 @@ class Instances(BaseModel):
     instances: list[Instance]
 
 
+class PlacedInstance(Instance):
+    """A live instance as administrators see it; ``host`` is the machine, ``local`` the server's own."""
+
+    host: str
+
+
+class PlacedInstances(BaseModel):
+    """Live instances of all users."""
+
+    instances: list[PlacedInstance]
+
+
 class NewSession(Schema):
     """A session to make; without ``session_id`` a new id is chosen."""
 

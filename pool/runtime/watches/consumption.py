@@ -26,6 +26,7 @@ from pool.runtime.ending import end_at_once
 from pool.runtime.instance import Instance
 from pool.runtime.session import Session
 from pool.runtime.supervisor import Supervisor
+from pool.runtime.watches.far_trees import FarTrees
 
 _log = logging.getLogger(__name__)
 _JUDGED = (InstanceState.READY, InstanceState.BUSY, InstanceState.DRAINING)
@@ -38,6 +39,7 @@ class Consumption:
         self.trees: Mapping[str, WatchedTree] = {}
         self._kernel_holds_memory = False
         self._supervisor = supervisor
+        self._far = FarTrees(supervisor)
         self._around = supervisor.around
         self._cpu_before: dict[str, float] = {}
         self._hours: defaultdict[UserId, CpuHour] = defaultdict(CpuHour)
@@ -56,7 +58,7 @@ class Consumption:
         return int(day.used(self._around.clock.monotonic())) if day is not None else 0
 
     async def look(self) -> None:
-        """Read ``/proc``, then judge every instance in one step."""
+        """Read ``/proc``, take what other hosts have told, then judge every instance in one step."""
         wanted = {
             str(instance.id): identity
             for instance in self._judged()
@@ -64,7 +66,9 @@ class Consumption:
             if self._supervisor.sessions[instance.key].host.is_here and (identity := _identity(instance))
         }
         keepers = self._around.hosts.supervisor_pids()
-        self.trees = await asyncio.to_thread(self._read, wanted, keepers) if wanted and keepers else {}
+        here = await asyncio.to_thread(self._read, wanted, keepers) if wanted and keepers else {}
+        self._far.look()
+        self.trees = {**self._far.trees(), **here}
         self._count_cpu()
         self._count_output()
         for instance in self._judged():
@@ -121,8 +125,9 @@ class Consumption:
             self._looks_above[instance.id] = self._looks_above.get(instance.id, 0) + 1
         else:
             self._looks_above.pop(instance.id, None)
+        is_here = self._supervisor.sessions[instance.key].host.is_here
         return (
-            judge_memory(tree.rss_bytes, quota, kernel_holds=self._kernel_holds_memory)
+            judge_memory(tree.rss_bytes, quota, kernel_holds=is_here and self._kernel_holds_memory)
             or judge_cpu(self.cpu_seconds(user), quota)
             or judge_processes(tree.processes, self._looks_above.get(instance.id, 0), quota)
         )

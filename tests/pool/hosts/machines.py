@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from pool.keeper.client import KeeperClient
 from pool.keeper.procfs import SITE_MARKER, site_of
 from pool.keeper.server import SOCKET_NAME
 from pool.launch.local import LocalLauncher
+from pool.launch.process_table import ProcessReport
 from pool.workspace.host_files import HostFiles
 from tests.procfs import MARKER, processes
 
@@ -80,6 +81,13 @@ class FarLauncher(LocalLauncher):
 
     def supervisor_pids(self) -> set[int]:
         return set()
+
+    def process_report(
+        self, pids: Mapping[str, int], known: Collection[str], keepers: Collection[int]
+    ) -> ProcessReport:
+        if self._keeper is None or self._way.is_cut:
+            raise KeeperUnavailable("the link is cut")
+        return super().process_report(pids, known, {self._keeper.pid})
 
     async def _dial(self, epoch: int) -> KeeperClient:
         if self._way.is_cut:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pool import ClaudeInstancePool, PoolConfig, errors
+from pool import ClaudeInstancePool, PoolConfig, Quota, QuotaBook, errors
 from pool.keeper.client import peer_pid
 from pool.keeper.server import SOCKET_NAME
 from tests.pool.conftest import Screen
@@ -99,6 +99,7 @@ async def test_a_link_that_is_cut_in_a_turn_costs_nothing_and_concerns_nobody_el
     await eventually(lambda: "w3" in screens["alice"].text(), 30, what="the turns run")
     process, before = [info.pid for info in pool.instances("alice")], a.processes()
     a.way.cut()
+    await eventually(lambda: not pool._around.hosts.named("a").is_reached)
     seen = screens["alice"].text()
     assert (await screens["bob"].ended(turns["bob"]))["state"] == "succeeded"
     assert screens["alice"].text() == seen
@@ -118,13 +119,14 @@ async def test_a_link_that_is_cut_in_a_turn_costs_nothing_and_concerns_nobody_el
     assert gauges["claude_pool_host_up"] == {("a",): 1, ("b",): 1}
     assert gauges["claude_pool_host_slots_taken"] == {("a",): 1, ("b",): 1}
     assert gauges["claude_pool_instances_rss_bytes"] == {(): 0}, "no pid of another machine is looked at here"
-    assert [(info.host, info.rss_bytes) for info in pool.instances()] == [("a", 0), ("b", 0)]
+    assert [info.host for info in pool.instances()] == ["a", "b"]
 
 
 async def test_a_server_starts_without_one_of_its_hosts(
     site: Callable[..., Awaitable[Site]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pool.runtime.taking_over._OTHERS_SECONDS", 2.0)
+    monkeypatch.setattr("pool.runtime.adoption._VIEWER_SECONDS", 0.2)
     here = await site(a=2, b=2)
     first = await here.serve()
     screens = {user: await follow(first, user) for user in ("alice", "bob")}
@@ -180,6 +182,25 @@ async def test_a_full_host_keeps_its_own_users_waiting_only(site: Callable[..., 
     for name, users in (("a", {"carol"}), ("b", {"dave"})):
         assert {info.user_id for info in pool.instances() if info.host == name} == users
         assert len(set(here.machines[name].processes().values())) == 1
+
+
+async def test_what_takes_too_much_on_another_machine_is_ended_there(
+    site: Callable[..., Awaitable[Site]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pool.runtime.watches.far_trees._EVERY_SECONDS", 0.2)
+    monkeypatch.setattr("pool.runtime.watches.watches._INSTANCES_SECONDS", 0.1)
+    here = await site(a=2, b=2)
+    limited = QuotaBook(default=Quota(turns_per_minute=None), users={"alice": {"memory_bytes": 100 * 2**20}})
+    pool = await here.serve(quotas=limited)
+    alice, bob = await follow(pool, "alice"), await follow(pool, "bob")
+    turns = [await say(pool, "alice", "hello !memory 200000000 !hang"), await say(pool, "bob", STREAM)]
+    ending = await alice.ended(turns[0])
+    assert (ending["state"], ending["reason"]["code"]) == ("lost", "out_of_memory")
+    await eventually(lambda: not here.machines["a"].processes(), 20)
+    assert (await bob.ended(turns[1]))["state"] == "succeeded"
+    await eventually(lambda: pool.instances("bob")[0].rss_bytes > 2**20, 20, what="its host tells")
+    here.machines["b"].way.cut()
+    await eventually(lambda: pool.instances("bob")[0].rss_bytes == 0, 20, what="nothing old is told")
 
 
 async def test_a_keeper_that_dies_ends_what_is_its_own(site: Callable[..., Awaitable[Site]]) -> None:

@@ -53,6 +53,7 @@ async def test_instances_are_listed_and_stopped(site: Site) -> None:
         "rss_bytes",
         "cpu_seconds",
         "isolation",
+        "host",
     }
     async with root.post(f"api/v1/admin/instances/{mine.id}/stop") as response:
         assert await response.json() == {"stopped": True}
