@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,8 @@ from server.gateway.own_keys import OwnKeys
 from server.gateway.settings import GatewayConfigError, describe, is_credential, read_shown_providers
 from server.gateway.usage_journal import Entry, journal_files, read_entries
 
-# each is a MiB at most
-_AT_ONCE = 8
+AT_ONCE = 8 * 1024 * 1024
+"""About so many bytes of the journal are read at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +82,20 @@ class GatewayFiles:
         except (GatewayConfigError, OSError) as error:
             raise _unusable(error) from error
 
-    def grown(self, offsets: Mapping[str, int]) -> list[Stretch]:
+    def grown(self, offsets: Mapping[str, int], about_bytes: int = AT_ONCE) -> list[Stretch]:
         """The next stretch of files of the journal that have more whole lines than ``offsets`` say.
 
-        Of a few files at once: an answer to another machine is bounded.
+        Each is of a MiB at most; no more of them once there are ``about_bytes``.
         """
-        stretches = (_next_of(path, offsets.get(path.name, 0)) for path in journal_files(self._data_dir))
-        return list(islice((one for one in stretches if one is not None), _AT_ONCE))
+        found: list[Stretch] = []
+        for path in journal_files(self._data_dir):
+            stretch = _next_of(path, offsets.get(path.name, 0))
+            if stretch is not None:
+                found.append(stretch)
+                about_bytes -= stretch.end - stretch.start
+            if about_bytes <= 0:
+                break
+        return found
 
     def finished(self, offsets: Mapping[str, int], before: float) -> list[str]:
         """Files of the journal last written before ``before`` of which everything whole was taken in."""

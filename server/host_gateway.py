@@ -18,7 +18,7 @@ import msgspec
 from pool.errors import PoolError
 from server.gateway.usage_journal import Entry
 from server.gateway_files import GatewayFiles, Stretch
-from server.stewarded import RemoteGatewayFiles, Talk
+from server.stewarded import RemoteGatewayFiles
 
 _log = logging.getLogger(__name__)
 
@@ -28,7 +28,9 @@ _T = TypeVar("_T")
 _NAME = re.compile(r"[\w.:@/\[\]?-]{1,200}", re.ASCII)
 _FILE = re.compile(r"usage-[\w-]{1,100}\.jsonl", re.ASCII)
 _LONGEST = 200
-_SECONDS = 5.0
+_SECONDS = 10.0
+# what a slow link carries in that time
+_AT_ONCE = 512 * 1024
 _MOST_BYTES = 2 * 1024 * 1024
 _LAST_MOMENT = 10**11
 _MOST_TOKENS = 10**12
@@ -37,11 +39,23 @@ _MOST_USD = 10**6
 NOT_REACHED: Mapping[str, Any] = {"provider": None, "kind": None, "demo": False}
 
 
-class HostTalk(Talk, Protocol):
-    """As ``Talk``; both methods raise ``KeeperUnavailable`` while the host cannot be reached."""
+class HostTalk(Protocol):
+    """How the program on a host is spoken with: ``pool``'s."""
 
     def call_within(self, seconds: float, verb: str, **arguments: Any) -> Any:
-        """As ``call``, and raises it when there is no answer by then."""
+        """The verb's result; blocking. Raises what it raised, and ``KeeperUnavailable`` while the host
+        cannot be reached and when there is no answer by then."""
+
+
+class _Promptly:
+    """Of a host that hangs nobody waits long, whose turn it is to speak with another one."""
+
+    def __init__(self, talk: HostTalk) -> None:
+        self._talk = talk
+
+    def call(self, verb: str, **arguments: Any) -> Any:
+        """See ``HostTalk.call_within``."""
+        return self._talk.call_within(_SECONDS, verb, **arguments)
 
 
 class HostGatewayFiles(RemoteGatewayFiles):
@@ -51,7 +65,7 @@ class HostGatewayFiles(RemoteGatewayFiles):
     def __init__(self, name: str, talk: HostTalk) -> None:
         GatewayFiles.__init__(self, Path("/nonexistent"))
         self.name = name
-        self._steward = self._host = talk
+        self._steward = _Promptly(talk)
         self._described = dict(NOT_REACHED)
 
     def put_description(self, plain: Any) -> None:
@@ -62,23 +76,16 @@ class HostGatewayFiles(RemoteGatewayFiles):
         """See ``GatewayFiles``."""
         return self._as(dict[str, bool], self._steward.call("own_keys_of", user_id=user_id))
 
-    def grown(self, offsets: Mapping[str, int]) -> list[Stretch]:
+    def grown(self, offsets: Mapping[str, int], about_bytes: int = _AT_ONCE) -> list[Stretch]:
         """See ``GatewayFiles``; entries that cannot be true are left out."""
-        found = self._as(list[Stretch], self._ask_soon("grown", offsets=dict(offsets)))
+        plain = self._steward.call("grown", offsets=dict(offsets), about_bytes=about_bytes)
+        found = self._as(list[Stretch], plain)
         return [self._checked(one, offsets.get(one.file, 0)) for one in found]
 
     def finished(self, offsets: Mapping[str, int], before: float) -> list[str]:
         """See ``GatewayFiles``."""
-        told = self._as(list[str], self._ask_soon("finished", offsets=dict(offsets), before=before))
+        told = self._as(list[str], self._steward.call("finished", offsets=dict(offsets), before=before))
         return [file for file in told if file in offsets]
-
-    def put_team_use(self, teams: Mapping[str, Any]) -> None:
-        """See ``GatewayFiles``."""
-        self._ask_soon("put_team_use", teams=dict(teams))
-
-    def _ask_soon(self, verb: str, **arguments: Any) -> Any:
-        # whoever looks at any user's use waits for it
-        return self._host.call_within(_SECONDS, verb, **arguments)
 
     def _checked(self, stretch: Stretch, start: int) -> Stretch:
         is_next = stretch.start == start and start < stretch.end <= start + _MOST_BYTES

@@ -16,7 +16,7 @@ from typing import Any
 
 from pool.errors import KeeperUnavailable, NotFound, PoolError
 from server.gateway.usage_journal import Entry
-from server.gateway_files import GatewayFiles, Stretch
+from server.gateway_files import AT_ONCE, GatewayFiles, Stretch
 from server.host_gateway import NOT_REACHED, HostGatewayFiles
 
 _log = logging.getLogger(__name__)
@@ -148,8 +148,8 @@ class ManyGateways(GatewayFiles):
 
     # --- the journals ---------------------------------------------------------------------
 
-    def grown(self, offsets: Mapping[str, int]) -> list[Stretch]:
-        """See ``GatewayFiles``; of the hosts that can be reached now."""
+    def grown(self, offsets: Mapping[str, int], about_bytes: int = AT_ONCE) -> list[Stretch]:
+        """See ``GatewayFiles``; of the hosts that can be reached now, of each one."""
         found: list[Stretch] = []
         for name, stretches in self._of_each(lambda files: files.grown(self._of_host(files, offsets))):
             found += [self._named(name, stretch) for stretch in stretches]

@@ -34,7 +34,7 @@ from pool import (
 from pool.errors import BadRequest, PoolError
 from server.commands import Site
 from server.config import ServerConfig
-from server.gateway_files import GatewayFiles, Stretch
+from server.gateway_files import AT_ONCE, GatewayFiles, Stretch
 from server.listening import bind
 from server.model_keys import SETTLED, hand_on, new_memory
 from server.next_image import NextImage
@@ -224,8 +224,9 @@ def take_steward(environ: dict[str, str] | os._Environ[str]) -> StewardClient | 
 def gateway_verbs(files: GatewayFiles) -> dict[str, Callable[..., Any]]:
     """What a server may have its steward do in the gateway's directories: the steward's side."""
 
-    def grown(*, offsets: Mapping[str, Any]) -> list[Stretch]:
-        return files.grown({str(name): int(offset) for name, offset in offsets.items()})
+    def grown(*, offsets: Mapping[str, Any], about_bytes: int) -> list[Stretch]:
+        known = {str(name): int(offset) for name, offset in offsets.items()}
+        return files.grown(known, int(about_bytes))
 
     def finished(*, offsets: Mapping[str, Any], before: float) -> list[str]:
         return files.finished({str(name): int(offset) for name, offset in offsets.items()}, float(before))
@@ -289,9 +290,9 @@ class RemoteGatewayFiles(GatewayFiles):
         """See ``GatewayFiles``."""
         return bool(self._steward.call("remove_own_key", user_id=user_id, provider=provider))
 
-    def grown(self, offsets: Mapping[str, int]) -> list[Stretch]:
+    def grown(self, offsets: Mapping[str, int], about_bytes: int = AT_ONCE) -> list[Stretch]:
         """See ``GatewayFiles``."""
-        return list(self._steward.call("grown", offsets=dict(offsets)))
+        return list(self._steward.call("grown", offsets=dict(offsets), about_bytes=about_bytes))
 
     def finished(self, offsets: Mapping[str, int], before: float) -> list[str]:
         """See ``GatewayFiles``."""

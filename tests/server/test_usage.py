@@ -137,6 +137,20 @@ async def test_two_readers_take_a_line_in_once(short_dir: Path) -> None:
     await database.aclose()
 
 
+def test_what_is_read_at_once_is_bounded_and_no_file_is_left_behind(short_dir: Path) -> None:
+    for number in range(3):
+        journal_of(short_dir, *[an_entry()] * 3, at=NOON + number)
+    files = GatewayFiles(short_dir)
+    (first, *others) = files.grown({})
+    assert len(others) == 2
+    assert files.grown({}, about_bytes=1) == [first]
+    assert files.grown({first.file: first.end}, about_bytes=1) == others[:1]
+    size = first.end - first.start
+    assert files.grown({}, about_bytes=size + 1) == [first, others[0]]
+    # one that grows all the time does not keep another one waiting
+    assert len(files.grown({first.file: first.end - size // 3}, about_bytes=size)) == 2
+
+
 async def test_old_files_go_once_they_are_taken_in(short_dir: Path) -> None:
     now = [NOON]
     database = Database(None, short_dir)
