@@ -42,7 +42,6 @@ async def test_whatever_it_says_is_no_more_than_a_host_that_cannot_be_used(
 
     try:
         for hello in (
-            {},
             HELLO | {"epoch": "1"},
             # there would be no number left for the next server
             HELLO | {"epoch": 2**63},

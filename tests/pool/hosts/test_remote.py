@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -92,8 +90,3 @@ def test_paths_are_those_of_the_host(facts: HostFacts, short_dir: Path) -> None:
     assert files.scratch("probe-1") == facts.data_dir / "trials" / "probe-1"
     with pytest.raises(KeeperUnavailable):
         paths.has_transcript("5f3c6b0e-6f1e-4f0e-9d0b-000000000000")
-
-
-def test_who_has_no_hosts_loads_nothing_for_them() -> None:
-    program = "import sys, pool.composition, pool.hosts.program; sys.exit('asyncssh' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
