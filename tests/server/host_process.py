@@ -19,18 +19,28 @@ from pool.steward.wire import RESULT, receive, request
 class HostProcess:
     """One run of the command; ``words`` follow ``claude-pool host``."""
 
-    def __init__(self, data: Path, *words: str, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        data: Path,
+        *words: str,
+        environment: Mapping[str, str] | None = None,
+        run_as: tuple[int | None, str] = (None, sys.executable),
+    ) -> None:
         left_out = ("ANTHROPIC", "CLAUDE_POOL_", "PYTHONDONTWRITE")
         inherited = {name: text for name, text in os.environ.items() if not name.startswith(left_out)}
         mark = {name: os.environ[name] for name in ("CLAUDE_POOL_TEST",) if name in os.environ}
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "server", "host", "--data", str(data), *words],
+            [run_as[1], "-m", "server", "host", "--data", str(data), *words],
             stdin=pipe,
             stdout=pipe,
             stderr=pipe,
             bufsize=0,
             env={**inherited, **mark, **(environment or {})},
+            cwd="/",
+            user=run_as[0],
+            group=run_as[0],
+            extra_groups=None if run_as[0] is None else [],
         )
         self._last = 0
 
@@ -84,11 +94,9 @@ class HostProcess:
 
 
 @contextmanager
-def host_process(
-    data: Path, *words: str, environment: Mapping[str, str] | None = None
-) -> Iterator[HostProcess]:
+def host_process(data: Path, *words: str, **given: Any) -> Iterator[HostProcess]:
     """One that is gone at the end of the block."""
-    one = HostProcess(data, *words, environment=environment)
+    one = HostProcess(data, *words, **given)
     try:
         yield one
     finally:

@@ -20,6 +20,7 @@ from server.host_command import part_asked_for
 from server.pool_settings import limits_of
 from server.settings import load_config
 from tests.e2e.test_key_nowhere import KEY, holds_key
+from tests.interpreters import SOMEBODY, python_for_all
 from tests.procfs import Process, processes
 from tests.server.host_process import HostProcess, host_process, log_lines
 
@@ -82,7 +83,8 @@ def test_it_serves_the_server_that_came_last_by_its_limits_and_with_its_own_keys
     )
     config.chmod(0o600)
     environment = {"ANTHROPIC_API_KEY": KEY, "CLAUDE_POOL__AUTH__OIDC__CLIENT_SECRET": KEY}
-    with host_process(short_dir, environment=environment | {"SSH_ORIGINAL_COMMAND": "files"}) as first:
+    login = {"SSH_ORIGINAL_COMMAND": "files", "XDG_RUNTIME_DIR": str(short_dir)}
+    with host_process(short_dir, environment=environment | login) as first:
         assert first.hello()["data_dir"] == str(short_dir)
         assert first.ask("describe") == {"provider": "house", "kind": "gateway", "demo": False}
         settings = read_gateway_config(short_dir).providers["house"]
@@ -101,6 +103,8 @@ def test_it_serves_the_server_that_came_last_by_its_limits_and_with_its_own_keys
         assert launch_limits(first)["processes"] == 77
         if os.geteuid() == 0:
             assert holds_key(one_of(first.process.pid)) == []
+        left = Path(f"/proc/{first.process.pid}/environ").read_bytes()
+        assert not [name for name in (b"SSH_", b"XDG_", b"CLAUDE_POOL__") if name in left]
 
         with host_process(short_dir, "files", environment=environment) as second:
             second.hello(epoch=2)
@@ -114,6 +118,43 @@ def test_it_serves_the_server_that_came_last_by_its_limits_and_with_its_own_keys
             assert KEY not in errors
             assert log_lines(errors) is not None
         DataLock(short_dir).release()
+
+
+@pytest.mark.acceptance
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can run it as somebody else")
+def test_it_works_for_a_user_that_is_not_root(short_dir: Path, fake_claude: Path) -> None:
+    """Nothing that it needs later is where the end of a login would remove it."""
+    python = python_for_all(short_dir / "python")
+    short_dir.chmod(0o711)
+    data, login = short_dir / "data", short_dir / "login"
+    for place in (data, login):
+        place.mkdir()
+        os.chown(place, SOMEBODY, SOMEBODY)
+    environment = {
+        "XDG_RUNTIME_DIR": str(login),
+        "HOME": str(login),
+        "TMPDIR": str(login),
+        "CLAUDE_POOL__CLI__PATH": str(fake_claude),
+    }
+    with host_process(data, "files", environment=environment, run_as=(SOMEBODY, python)) as host:
+        facts = host.hello()
+        assert (facts["uid_range"], facts["keeper_uid"], facts["gateway_uid"]) == (None, SOMEBODY, None)
+        runtime_dir = Path(host.ask("prepare"))
+        assert runtime_dir.parent == Path(f"/tmp/claude-pool-{SOMEBODY}")
+        host.ask("ensure", user_id="alice", template="default", uid=None, may_change_owner=False)
+        kind, _refused = host.asked(
+            "ensure", user_id="bob", template="default", uid=200001, may_change_owner=False
+        )
+        assert kind == "failure"
+        assert (data / "workspaces" / "alice").stat().st_uid == SOMEBODY
+        host.ask("put_limits", default={"tokens_per_day": 5}, users={}, teams={})
+        host.ask("start_keeper")
+        assert (runtime_dir / "keeper.sock").stat().st_uid == SOMEBODY
+        host.ask("kill_keeper")
+        assert host.ask("keeper_has_ended", seconds=10)
+        assert host.end()[:2] == (0, b"")
+    assert list(login.iterdir()) == []
+    shutil.rmtree(runtime_dir)
 
 
 QUOTAS = {
