@@ -32,7 +32,8 @@ def verify(site: Site, expected: tuple[str, ...], warn: Callable[[str], None]) -
     if uid is not None:
         found = as_server(site, uid, "verify", {"expected": [(name, str(place)) for name, place in places]})
         return verdict_of(found)
-    return asyncio.run(verify_audit(site.data_dir, secret_text(site.config.storage.url), places))
+    url, is_alone = secret_text(site.config.storage.url), site.config.replica.url is None
+    return asyncio.run(verify_audit(site.data_dir, url, places, is_alone=is_alone))
 
 
 def export(site: Site, after: int, user_id: str | None) -> int:

@@ -135,7 +135,8 @@ class _Work:
         from pool import verify_audit  # noqa: PLC0415
 
         places = [(name, AuditPlace.parse(place)) for name, place in expected]
-        verdict = asyncio.run(verify_audit(self._site.data_dir, self._url, places))
+        is_alone = self._site.config.replica.url is None
+        verdict = asyncio.run(verify_audit(self._site.data_dir, self._url, places, is_alone=is_alone))
         return [verdict.problems, verdict.records, verdict.first, str(verdict.end)]
 
     def audit_export(self, after: int, user: str | None) -> int:

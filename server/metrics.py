@@ -101,7 +101,14 @@ async def all_metrics(services: Services) -> list[Metric]:
         (),
         [((), len(asyncio.all_tasks()))],
     )
-    return [*await services.pool.metrics(), *services.counts.metrics(), version, threads, tasks]
+    epoch = Metric(
+        "claude_pool_replica_epoch",
+        "gauge",
+        "The number of this server's ownership of the pool, of several replicas; 0 for a server alone.",
+        (),
+        [((), services.replica["epoch"] if services.replica is not None else 0)],
+    )
+    return [*await services.pool.metrics(), *services.counts.metrics(), version, threads, tasks, epoch]
 
 
 def render(metrics: Iterable[Metric], accept: str) -> tuple[bytes, str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from pool import (
     AuditLog,
+    Fence,
     StewardClient,
     Usage,
     calling,
@@ -31,6 +32,7 @@ from server.gateway_files import GatewayFiles
 from server.listening import link_address
 from server.operations import Operations
 from server.own_keys import OwnModelKeys
+from server.replicas.moment import owning_for_a_moment
 from server.settings import secret_text
 from server.stewarded import RemoteGatewayFiles
 from server.usage import UsageBooks
@@ -49,7 +51,20 @@ async def perform_here(
 
     ``steward`` is asked for what is not ours in the data directory; ``uid`` is who gives the command.
     """
-    store, accounts = open_accounts(data_dir, secret_text(config.storage.url))
+    async with owning_for_a_moment(config, data_dir) as fence:
+        return await _perform_here(config, data_dir, op, arguments, steward, uid, fence)
+
+
+async def _perform_here(
+    config: ServerConfig,
+    data_dir: Path,
+    op: str,
+    arguments: Mapping[str, Any],
+    steward: StewardClient | None,
+    uid: int | None,
+    fence: Fence | None,
+) -> Any:
+    store, accounts = open_accounts(data_dir, secret_text(config.storage.url), fence)
     secret, is_configured = signing_secret(config.auth.jwt, data_dir)
     live, audit = LiveConnections(), AuditLog(store.database)
     loop = asyncio.get_running_loop()

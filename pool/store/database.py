@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from pool.errors import StoreUnavailable
 from pool.store.audit_chain import AuditChain
 from pool.store.engines import create_private_file, locate, writing_engine
-from pool.store.fence import Fence
+from pool.store.fence import Fence, refuse_beside_replicas
 from pool.store.migrate import HEAD, migrate
 from pool.store.readers import Readers
 from pool.store.tables import alembic_version
@@ -57,7 +57,7 @@ class Database:
             raise StoreUnavailable(f"the database cannot be opened: {error}") from error
         writer = Writer(
             engine,
-            lambda opened: migrate(opened, file),
+            self._prepare,
             fence=self._fence.check if self._fence is not None else None,
             attendant=self.audit,
             patience_seconds=self._patience_seconds,
@@ -65,6 +65,11 @@ class Database:
         await writer.start()
         self._readers = Readers(self._location, self._busy_timeout_seconds)
         self._writer = writer
+
+    def _prepare(self, engine: sa.Engine) -> None:
+        migrate(engine, self._location.file)
+        if self._fence is None:
+            refuse_beside_replicas(engine)
 
     async def open_for_reading(self) -> None:
         """Connect without a writer, beside a server that runs. Raises ``StoreUnavailable``.

@@ -13,12 +13,13 @@ from collections.abc import Callable
 
 import sqlalchemy as sa
 
-from pool.errors import NotOwner
+from pool.errors import NotOwner, StoreUnavailable
 
 POOL = "pool"
 """The one row of ``pool_lease``."""
 
 _IN_FORCE = "SELECT 1 FROM pool_lease WHERE name = %s AND epoch = %s FOR KEY SHARE"
+_OWNED = "SELECT url FROM pool_lease WHERE name = %s AND expires_at > extract(epoch from clock_timestamp())"
 _MIN_IDLE_MS = 1000
 
 
@@ -46,3 +47,15 @@ class Fence:
             return
         self._on_fenced()
         raise NotOwner("another replica owns the pool; this one stands by", retry_after_seconds=1)
+
+
+def refuse_beside_replicas(engine: sa.Engine) -> None:
+    """For who writes without a fence. Raises ``StoreUnavailable`` while a replica owns the pool."""
+    if engine.dialect.name != "postgresql":
+        return
+    with engine.connect() as connection:
+        owner = connection.exec_driver_sql(_OWNED, (POOL,)).scalar()
+    if owner is not None:
+        raise StoreUnavailable(
+            f"a replica owns the pool of this database: {owner}; configure replica.url to be another one"
+        )

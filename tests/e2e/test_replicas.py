@@ -14,6 +14,7 @@ import pytest
 from tests.e2e.replicas import two_replicas
 from tests.e2e.site import client, get
 from tests.postgresql import Cluster, running_cluster
+from tests.procfs import is_alive
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.usefixtures("forked_servers")]
@@ -31,7 +32,8 @@ async def test_what_comes_to_the_stand_by_is_done_by_the_owner(
     async with two_replicas(short_dir, cluster, fake_claude) as (one, two):
         token = await one.add_user("alice")
         assert (await get(two, token, "/api/v1/me"))["user_id"] == "alice"
-        assert (await get(two, token, "/readyz"))["ready"]
+        # its machine for instances is none that can be reached: no replica is ready, and each says why
+        assert (await get(two, token, "/readyz"))["reasons"] == (await get(one, token, "/readyz"))["reasons"]
         page = await two.health()
         assert page["replica"] == {"role": "stand-by", "url": two.url, "owner": one.url, "epoch": 1}
 
@@ -69,12 +71,20 @@ async def test_a_killed_owner_is_followed_by_the_stand_by_and_nobody_is_refused_
         assert statuses <= {200, 503}
 
 
+@pytest.mark.parametrize("server_user", ["root", "auto"])
 async def test_an_owner_that_wakes_after_its_lease_is_a_stand_by_and_has_written_nothing(
-    cluster: Cluster, short_dir: Path, fake_claude: Path
+    cluster: Cluster, short_dir: Path, fake_claude: Path, server_user: str
 ) -> None:
-    async with two_replicas(short_dir, cluster, fake_claude) as (one, two):
+    """Alone, and as the child of a steward: that one starts the next."""
+    short_dir.chmod(0o711)
+    async with two_replicas(short_dir, cluster, fake_claude, isolation__server_user=server_user) as (
+        one,
+        two,
+    ):
         token = await one.add_user("alice")
-        pid = one.pid
+        outer, pid = one.pid, one.server_pid
+        if server_user == "auto" and outer == pid:
+            pytest.skip("a server that is not root needs uids: root, and isolation by uid")
         os.kill(pid, signal.SIGSTOP)
         await two.becomes("owner")
         # It still takes connections, in the kernel: this message waits for it.
@@ -89,10 +99,15 @@ async def test_an_owner_that_wakes_after_its_lease_is_a_stand_by_and_has_written
         os.kill(pid, signal.SIGCONT)
         await one.becomes("stand-by")
         writer.close()
-        assert one.pid == pid, "it is the same process, with another image"
-        assert "does no more: its lease was not renewed in time" in one.log()
+        assert outer == one.pid, "it is the same process, with another image"
+        assert is_alive(outer)
+        assert (one.server_pid == pid) is (server_user == "root")
+        assert "its lease was not renewed in time" in one.log()
+        assert "this replica owned the pool and does no more" in one.log()
         users = await get(two, await one.admin(), "/api/v1/admin/users")
-        assert {user["user_id"] for user in users["users"]} >= {"alice"}
+        names = {user["user_id"] for user in users["users"]}
+        assert "alice" in names
+        assert "mallory" not in names
         assert (await get(one, token, "/api/v1/me"))["user_id"] == "alice"
 
 
@@ -100,8 +115,13 @@ async def test_an_owner_that_is_told_to_stop_hands_over_at_once(
     cluster: Cluster, short_dir: Path, fake_claude: Path
 ) -> None:
     async with two_replicas(short_dir, cluster, fake_claude, replica__lease_seconds=60) as (one, two):
+        with pytest.raises(AssertionError, match="this replica stands by"):
+            two.command("user", "add", "bob")
         assert await one.stop() == 0
         await two.becomes("owner", 30)
+        with pytest.raises(AssertionError, match=f"{two.url} owns the pool"):
+            one.command("user", "add", "bob")
+        two.command("user", "add", "bob")
         await one.start()
         await one.becomes("stand-by")
 

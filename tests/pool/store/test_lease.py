@@ -206,6 +206,23 @@ async def test_what_an_owner_writes_after_another_took_over_changes_nothing(repl
     assert Counter(actions) == {"server.start": 3, "user.added": 1, "audit.head_missing": 1}
 
 
+async def test_who_writes_without_a_fence_is_refused_while_a_replica_owns(
+    replicas: Replicas, short_dir: Path
+) -> None:
+    one = await replicas.lease("one")
+    await one.take()
+    alone = SqlStore(replicas.cluster.url, short_dir)
+    with pytest.raises(
+        StoreUnavailable, match=r"a replica owns the pool of this database: http://one\.example"
+    ):
+        await alone.open()
+    await alone.aclose()
+    await one.give_back(1)
+    await alone.open()
+    await alone.check()
+    await alone.aclose()
+
+
 async def test_a_renewal_waits_for_no_commit_and_a_takeover_for_those_under_way(replicas: Replicas) -> None:
     one, two = await replicas.lease("one"), await replicas.lease("two")
     await one.take()
