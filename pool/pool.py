@@ -260,8 +260,15 @@ class ClaudeInstancePool(Dialogue, Evidence):
     # --- the rest -----------------------------------------------------------------------------
 
     def export_user(self, user_id: str) -> AsyncGenerator[bytes]:
-        """All of a user's data as the pieces of a tar archive. Raises ``NotFound`` before the first one."""
-        return export(self._personal, self._around.workspaces, check_name(user_id, "user_id"))
+        """All of a user's data as the pieces of a tar archive.
+
+        Raises ``HostUnavailable``, and ``NotFound`` before the first piece.
+        """
+        name = check_name(user_id, "user_id")
+        home = self.machines.home_of(name)
+        if home is not None:
+            self._around.hosts.named(home).check()
+        return export(self._personal, self._around.workspaces, name)
 
     def isolation(self) -> tuple[str, str, Sequence[str]]:
         """(mode in force, network in force, remedies for what is missing)."""

@@ -135,13 +135,13 @@ class Hosts:
     async def upgrade(self, *, force: bool) -> Mapping[str, str]:
         """See ``Launcher.upgrade``; of another host the names begin with its own, ``HOST/keeper``.
 
-        One that cannot be reached is ``unreached``.
+        One that cannot be reached is ``unreached``, one that refuses has the error's code.
         """
         done: dict[str, str] = {}
         for host in self:
             prefix = "" if host.is_here else f"{host.name}/"
             if host.is_here or host.is_reached:
-                told = await host.launcher.upgrade(force=force)
+                told = await _upgraded(host, force=force)
                 done |= {f"{prefix}{part}": what for part, what in told.items()}
             else:
                 done[f"{prefix}keeper"] = "unreached"
@@ -155,3 +155,14 @@ class Hosts:
                 _log.warning("the host %s could not be left in order: %s", host.name, outcome.message)
             elif isinstance(outcome, BaseException):
                 raise outcome
+
+
+async def _upgraded(host: Host, *, force: bool) -> Mapping[str, str]:
+    try:
+        return await host.launcher.upgrade(force=force)
+    except PoolError as error:
+        if host.is_here:
+            raise
+        # its operator may not have installed anything yet, and it serves as it is
+        _log.warning("the host %s did not go over to the installed code: %s", host.name, error.message)
+        return {"keeper": error.code}

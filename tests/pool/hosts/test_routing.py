@@ -30,3 +30,28 @@ def test_what_is_asked_of_all_machines_leaves_out_those_that_are_away(short_dir:
         files.keep_aside("bob")
     with pytest.raises(HostUnavailable):
         files.keep_aside("carol")
+
+
+def test_each_users_files_are_where_the_user_lives(tmp_path: Path) -> None:
+    homes = {"alice": "local", "bob": "far"}
+    files = RoutedFiles(HostFiles(tmp_path / "here"), {"far": HostFiles(tmp_path / "far")}, homes.get)
+    for user, name in (("alice", "here"), ("bob", "far"), ("nobody-yet", "here")):
+        made = files.ensure(user)
+        assert made.workspace == tmp_path / name / "workspaces" / user == files.paths(user).workspace
+        (made.workspace / "file").write_bytes(bytes(1000))
+        assert [usage.bytes >= 1000 for usage in files.measure(user)][-1]
+    assert b"workspace/file" in b"".join(files.archive("bob"))
+    files.remove("bob")
+    assert not (tmp_path / "far" / "workspaces" / "bob").exists()
+    assert (tmp_path / "here" / "workspaces" / "alice").exists()
+
+
+def test_what_somebody_left_who_lives_nowhere_is_pruned_where_it_was_found(tmp_path: Path) -> None:
+    far = HostFiles(tmp_path / "far")
+    files = RoutedFiles(HostFiles(tmp_path / "here"), {"far": far}, lambda _user: None)
+    old = far.ensure("long-gone").config / "projects" / "-workspace"
+    old.mkdir(parents=True)
+    (old / "00000000-0000-4000-8000-000000000000.jsonl").write_text("{}")
+    assert files.homes() == ["long-gone"]
+    assert sum(files.prune_home("long-gone", (), 2**40)) > 0
+    assert not list(old.glob("*.jsonl"))

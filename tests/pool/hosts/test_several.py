@@ -108,6 +108,9 @@ async def test_a_link_that_is_cut_in_a_turn_costs_nothing_and_concerns_nobody_el
     assert "a cannot be reached" in pool.health()["checks"]["hosts"]["detail"]
     with pytest.raises(errors.HostUnavailable):
         await say(pool, "alice", "hello", "m2")
+    with pytest.raises(errors.HostUnavailable):
+        pool.export_user("alice")
+    assert await pool.upgrade() == {"a/keeper": "unreached", "b/keeper": "unchanged", "b/gateway": "none"}
     assert (await pool.get_or_create_instance("bob")).pid in b.processes()
     assert a.processes() == before, "it lives, and nothing of alice's is started elsewhere"
     a.way.mend()
