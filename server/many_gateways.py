@@ -8,13 +8,14 @@ is for good. A host that cannot be reached is asked later.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pool.errors import KeeperUnavailable, NotFound, PoolError
+from pool.errors import HostUnavailable, KeeperUnavailable, NotFound, PoolError
 from server.gateway.usage_journal import Entry
 from server.gateway_files import AT_ONCE, GatewayFiles, Stretch
 from server.host_gateway import NOT_REACHED, HostGatewayFiles
@@ -25,6 +26,7 @@ _BETWEEN = "/"
 # an answer that does not come is waited for once in so long
 _PAUSE_SECONDS = 15.0
 _LONG_SECONDS = 1.0
+_RETRY_SECONDS = 10.0
 
 
 class ManyGateways(GatewayFiles):
@@ -108,7 +110,8 @@ class ManyGateways(GatewayFiles):
     def own_keys_of(self, user_id: str) -> dict[str, bool]:
         """See ``GatewayFiles``. Who lives nowhere yet may get any host's providers, and has no key."""
         if self._where(user_id) is not None:
-            return self._of(user_id).own_keys_of(user_id)
+            with _reaching():
+                return self._of(user_id).own_keys_of(user_id)
         offered: dict[str, bool] = {}
         for name, found in self._of_each(lambda files: files.own_keys_of(user_id)):
             # here may be one from before there were other hosts
@@ -118,24 +121,27 @@ class ManyGateways(GatewayFiles):
 
     def put_own_key(self, user_id: str, provider: str, key: str) -> None:
         """See ``GatewayFiles``: on the user's host only."""
-        self._of(user_id).put_own_key(user_id, provider, key)
+        with _reaching():
+            self._of(user_id).put_own_key(user_id, provider, key)
 
     def remove_own_key(self, user_id: str, provider: str | None) -> bool:
         """See ``GatewayFiles``; also one from before there were other hosts."""
         was_here = self._here.remove_own_key(user_id, provider)
-        files = self._of(user_id)
-        return was_here if files is self._here else files.remove_own_key(user_id, provider) or was_here
+        with _reaching():
+            files = self._of(user_id)
+            return was_here if files is self._here else files.remove_own_key(user_id, provider) or was_here
 
     def forget_user(self, user_id: str, at: float) -> None:
         """See ``GatewayFiles``. No other host than the user's, and this one before, has counted for them.
 
-        Raises ``KeeperUnavailable`` while the user's host cannot be reached: until it has forgotten,
+        Raises ``HostUnavailable`` while the user's host cannot be reached: until it has forgotten,
         nobody else may get the name.
         """
         self._here.forget_user(user_id, at)
-        files = self._of(user_id)
-        if files is not self._here:
-            files.forget_user(user_id, at)
+        with _reaching():
+            files = self._of(user_id)
+            if files is not self._here:
+                files.forget_user(user_id, at)
 
     def _of(self, user_id: str) -> GatewayFiles:
         name = self._where(user_id) or self._lived.get(user_id) or self._local
@@ -143,7 +149,7 @@ class ManyGateways(GatewayFiles):
             return self._here
         found = self._others.get(name)
         if found is None:
-            raise KeeperUnavailable(f"the host {name}, where {user_id} lives, is not configured any more")
+            raise HostUnavailable(f"the host {name} is not configured any more")
         return found
 
     # --- the journals ---------------------------------------------------------------------
@@ -213,6 +219,19 @@ class ManyGateways(GatewayFiles):
                 continue
             self._silent.discard(name)
             yield name, found
+
+
+@contextlib.contextmanager
+def _reaching() -> Iterator[None]:
+    """What is in the way is said in words for the user, who knows of no hosts."""
+    try:
+        yield
+    except KeeperUnavailable as error:
+        _log.warning("a user's keys cannot be reached: %s", error.message)
+        raise HostUnavailable(
+            "the machine that holds these keys cannot be reached at the moment; try again later",
+            retry_after_seconds=_RETRY_SECONDS,
+        ) from error
 
 
 class Greeting:
