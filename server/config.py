@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -24,6 +25,7 @@ from pydantic import (
 
 from pool import check_name
 from pool.errors import InvalidName
+from server.secret_files import NotPrivate, check_private
 from server.sections import Bytes, Count, FromJson, PositiveCount, Seconds, Section, Texts
 
 HostName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
@@ -288,6 +290,18 @@ class Host(Section):
     capacity: PositiveCount | None = None
     labels: Annotated[dict[str, str], FromJson] = {}
     command: str = "claude-pool host"
+
+    @field_validator("key_file")
+    @classmethod
+    def _is_private(cls, value: Path | None) -> Path | None:
+        if value is not None:
+            # one that is missing is told of when the host is to be reached
+            with suppress(OSError):
+                try:
+                    check_private(value)
+                except NotPrivate as error:
+                    raise ValueError(str(error)) from error
+        return value
 
 
 class Replica(Section):

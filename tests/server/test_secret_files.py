@@ -120,6 +120,17 @@ def certificate(directory: Path) -> tuple[Path, Path]:
     return directory / "cert.pem", file_of(directory / "key.pem", plain.decode(), 0o600)
 
 
+def test_a_key_of_ssh_that_others_may_read_is_refused(tmp_path: Path) -> None:
+    key = file_of(tmp_path / "hosts_key", "a key", 0o600)
+    hosts = [{"name": "h1", "address": "h1", "key_file": str(key)}]
+    assert load_config(None, {}, {"hosts": hosts}).hosts[0].key_file == key
+    key.chmod(0o640)
+    with pytest.raises(ConfigError, match=r"hosts\.0\.key_file: .*chmod 600"):
+        load_config(None, {}, {"hosts": hosts})
+    key.unlink()
+    assert load_config(None, {}, {"hosts": hosts}).hosts[0].key_file == key
+
+
 def test_a_tls_key_that_others_may_read_is_refused(tmp_path: Path) -> None:
     cert, key = certificate(tmp_path)
     config = Server(tls_cert_file=cert, tls_key_file=key)
