@@ -109,9 +109,12 @@ class Hosts:
         """Where the user lives; ``placed`` was asked before."""
         return self.named(self._placements.name_of(user_id) or self.first.name)
 
-    async def placed(self, user_id: UserId) -> Host:
-        """Where the user lives, from now on for good. Raises ``HostUnavailable``, ``StoreUnavailable``."""
-        return self.named(await self._placements.placed(user_id, self._hosts.values()))
+    async def placed(self, user_id: UserId, wanted: str | None = None) -> Host:
+        """Where the user lives, from now on for good: ``wanted``, where that is known and was not noted.
+
+        Raises ``HostUnavailable``, ``StoreUnavailable``.
+        """
+        return self.named(await self._placements.placed(user_id, self._hosts.values(), wanted))
 
     def forget(self, user_id: UserId) -> None:
         """The user is no more."""

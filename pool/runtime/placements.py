@@ -57,8 +57,8 @@ class Placements:
         if name is not None:
             self._users[name] -= 1
 
-    async def placed(self, user_id: UserId, hosts: Iterable[Candidate]) -> str:
-        """The user's host, decided and stored if it was not.
+    async def placed(self, user_id: UserId, hosts: Iterable[Candidate], wanted: str | None = None) -> str:
+        """The user's host, decided and stored if it was not: ``wanted``, where that is known already.
 
         With one host nothing is decided, so that others can be configured
         later. Raises ``HostUnavailable``.
@@ -71,8 +71,8 @@ class Placements:
             return LOCAL
         async with self._deciding:  # two callers for one user get one answer
             if user_id not in self._names:
-                wanted = await self._decide(user_id, found)
-                name = self._names[user_id] = await self._store.place(user_id, wanted)
+                decided = wanted or await self._decide(user_id, found)
+                name = self._names[user_id] = await self._store.place(user_id, decided)
                 self._users[name] += 1
             return self._names[user_id]
 

@@ -211,7 +211,9 @@ class Supervisor:
         self.around.is_stopping = True
         deadline = asyncio.get_running_loop().time() + timeout_seconds
         while asyncio.get_running_loop().time() < deadline:
-            if not any(session.turns.open_turn is not None for session in self.sessions.values()):
+            busy = [one for one in self.sessions.values() if one.turns.open_turn is not None]
+            # one that cannot be reached is not waited for
+            if not any(session.knows_instance() for session in busy):
                 return
             await asyncio.sleep(0.02)
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from pool.errors import PoolError
+from pool.errors import HostUnavailable, PoolError
 from pool.model import InstanceId, Reason, SessionKey
 from pool.runtime.hosts import Host
 from pool.runtime.reopening import Reopening
@@ -74,11 +74,19 @@ class TakingOver:
     async def _restore_all(self) -> None:
         work = await self._around.store.open_work()
         for item in work:
-            host = await self._around.hosts.placed(item.session.key.user_id)
+            host = await self._home_of(item)
             # Of all of them before anybody wakes: else a queued message takes the slot of one that runs.
             if item.instances:
                 host.slots.adopt(item.session.key)
         await asyncio.gather(*(self._restore(item) for item in work))
+
+    async def _home_of(self, item: OpenWork) -> Host:
+        hosts, user = self._around.hosts, item.session.key.user_id
+        try:
+            return await hosts.placed(user, item.instances[-1].host if item.instances else None)
+        except HostUnavailable:
+            # Nobody can be asked yet, and nothing of theirs is anywhere.
+            return await hosts.placed(user, hosts.first.name)
 
     async def _restore(self, work: OpenWork) -> None:
         key = work.session.key

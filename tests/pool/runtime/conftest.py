@@ -99,8 +99,10 @@ class World:
 
 
 @pytest.fixture
-async def far(short_dir: Path) -> AsyncIterator[World]:
-    """A world whose one host is another machine."""
+async def far(short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+    """A world whose one host is another machine; it is looked for often, and not waited for long."""
+    monkeypatch.setattr("pool.runtime.reopening._BACKOFF_SECONDS", (0.0, 0.02))
+    monkeypatch.setattr("pool.runtime.instance._LOST_SECONDS", 0.2)
     world = World(short_dir / "data")
     world.is_far = True
     yield world

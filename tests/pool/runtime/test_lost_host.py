@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -265,6 +267,29 @@ async def test_a_server_starts_without_the_host_and_takes_over_when_it_appears(
     assert (await later.ended(turn))["state"] == "succeeded"
     assert (await later.ended(queued))["state"] == "succeeded"
     assert (cli.runs, far.host.calls["start"]) == ([turn, queued], 1)
+
+
+async def test_work_of_somebody_whose_place_was_not_noted_keeps_no_server_from_starting(
+    far: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pool.runtime.taking_over._OTHERS_SECONDS", 0.05)
+    pool, screen, turn, cli = await running(far, max_instances=1)
+    bob = Screen()
+    await pool.subscribe("bob", "default", None, bob)
+    queued = (await pool.submit("bob", "default", "words", message_id="m1")).turn_id
+    await far.crash(pool)
+    with closing(sqlite3.connect(next(far.directory.glob("*.db")))) as database, database:
+        database.execute("DELETE FROM placements")
+    far.host.cut()
+    again = await far.start()
+    assert await again._around.store.placements() == {"alice": "far", "bob": "far"}
+    later = await follow(again, cursor=screen.frames[-1]["cursor"])
+    await again.subscribe("bob", "default", "0", bob)
+    far.host.mend()
+    far.host.prepare = lambda _cli: None
+    cli.finish()
+    assert (await later.ended(turn))["state"] == "succeeded"
+    assert (await bob.ended(queued))["state"] == "succeeded"
 
 
 async def test_a_host_that_appears_late_is_searched_for_what_nobody_knows(

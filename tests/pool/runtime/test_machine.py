@@ -284,7 +284,7 @@ def test_no_order_of_events_breaks_the_pool(machine: type[Machine], monkeypatch:
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=5 if examples <= 100 else examples // 10,
+            max_examples=4 if examples <= 100 else examples // 10,
             stateful_step_count=25,
             deadline=None,
             suppress_health_check=list(HealthCheck),
