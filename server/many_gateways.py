@@ -104,6 +104,8 @@ class ManyGateways(GatewayFiles):
         name = self._where(user_id)
         if name is not None:
             self._lived[user_id] = name
+            # what it has of them is to be taken in first
+            self._not_before.pop(name, None)
 
     # --- of one user ----------------------------------------------------------------------
 

@@ -207,6 +207,9 @@ async def test_a_host_that_does_not_answer_is_waited_for_once_in_a_while(farm: F
     now[0] += 20
     gateways.grown({})
     assert len(waited) == 2
+    gateways.bear_in_mind("alice")
+    gateways.grown({})
+    assert len(waited) == 3, "who is about to be forgotten is worth another wait"
     # one that is known to be away costs nothing, and is asked again at once
     now[0] += 20
     farm.lines["one"].waits, farm.lines["one"].is_cut = None, True
