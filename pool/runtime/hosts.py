@@ -56,11 +56,16 @@ class Host:
     def check(self) -> None:
         """Raise ``HostUnavailable`` while it cannot be reached; a keeper of this machine is waited for."""
         if not self.is_here and not self.is_reached:
-            raise HostUnavailable(
-                "the machine that holds your files and conversations cannot be reached at the moment; "
-                "nothing of them is lost, try again later",
-                retry_after_seconds=_RETRY_SECONDS,
-            )
+            raise self.unavailable()
+
+    @staticmethod
+    def unavailable() -> HostUnavailable:
+        """What its users are told while it cannot be reached; its name is for operators."""
+        return HostUnavailable(
+            "the machine that holds your files and conversations cannot be reached at the moment; "
+            "nothing of them is lost, try again later",
+            retry_after_seconds=_RETRY_SECONDS,
+        )
 
 
 class Hosts:

@@ -26,6 +26,7 @@ from pool.runtime.remembering import remind
 from pool.runtime.unanswered import UnansweredStart, see_to_its_end
 
 if TYPE_CHECKING:
+    from pool.runtime.hosts import Host
     from pool.runtime.session import Session
 
 _log = logging.getLogger(__name__)
@@ -131,7 +132,7 @@ class Waking:
             raise refusal.error from None
         except (Exception, asyncio.CancelledError) as error:
             self._task = None
-            failure = _typed(error)
+            failure = _typed(error, session.host)
             session.host.launches.failed(session.key.user_id, failure)
             self._launch_failed(failure)
             edges.launch_failed(session, failure, time.perf_counter() - began)
@@ -286,7 +287,11 @@ async def _within(seconds: float, step: str) -> AsyncIterator[None]:
         raise LaunchFailed(message, details={"step": step}) from None
 
 
-def _typed(error: BaseException) -> PoolError:
+def _typed(error: BaseException, host: Host) -> PoolError:
+    if isinstance(error, KeeperUnavailable) and not host.is_here:
+        # which machine it is, is for operators
+        _log.warning("the host %s was lost in a launch: %s", host.name, error.message)
+        return host.unavailable()
     if isinstance(error, PoolError):
         return error
     if isinstance(error, asyncio.CancelledError):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import pwd
+import socket
 from pathlib import Path
 
 import pytest
 
-from pool import PoolConfig
+from pool import PoolConfig, SshHost
 from pool.launch.isolation import probe
 from pool.launch.way_out import find_way_out
 from server import doctor
@@ -102,3 +103,18 @@ def test_the_network_in_force_and_the_hosts_on_the_list_are_named(tmp_path: Path
     found = {one.name: one for one in doctor._isolation(config, ServerConfig())}
     assert found["sandbox"].detail == "mode bwrap, network outbound, only to example.org, *.example.net"
     assert {"uid mapping", "gateway"} < set(found)
+
+
+def test_each_other_machine_has_a_line(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        hosts = (
+            SshHost(name="a", address="127.0.0.1", port=port),
+            SshHost(name="b", address="127.0.0.1", port=1),
+        )
+        found = list(doctor._hosts(PoolConfig(data_dir=tmp_path, hosts=hosts)))
+    assert [(one.name, one.ok, one.is_fatal) for one in found] == [
+        ("host a", True, True),
+        ("host b", False, False),
+    ]
+    assert "refused" in found[1].detail
