@@ -12,8 +12,7 @@ from typing import Any
 
 from pool.errors import KeeperUnavailable
 from pool.keeper.procfs import SITE_MARKER, site_of
-from pool.launch.base import LaunchSpec, StopGraces
-from pool.launch.local import LocalLauncher
+from pool.launch.base import Launcher, LaunchSpec, StopGraces
 from pool.model import ExitStatus, InstanceId, SessionId, SessionKey, UserId
 from tests.procfs import marked_processes
 from tests.waiting import eventually
@@ -66,7 +65,7 @@ class Sink:
 class Stand:
     """A launcher and the directories of one user."""
 
-    def __init__(self, launcher: LocalLauncher, base: Path) -> None:
+    def __init__(self, launcher: Launcher, base: Path) -> None:
         self.launcher = launcher
         self.workspace = base / "data" / "workspaces" / "alice"
         self.home = base / "data" / "homes" / "alice"
@@ -95,6 +94,10 @@ class Stand:
         status = await sink.exit()
         assert status == ExitStatus(0), sink.exits
         return json.loads(sink.data)
+
+    def keeper(self) -> int:
+        """The pid of who holds the data directory now, or held it last."""
+        return int((self.workspace.parents[1] / "keeper" / "lock").read_text())
 
     def processes(self, instance: str) -> list[int]:
         """The pids of the living processes of an instance; other tests use the same ids elsewhere."""

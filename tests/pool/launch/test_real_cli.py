@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from pool.launch.base import InstanceHandle, StopGraces
+from pool.launch.local import LocalLauncher
 from pool.model import ExitStatus, InstanceId
 from tests.pool.keeper.test_gate import GOOD
 from tests.pool.launch.rig import Sink, Stand
@@ -64,6 +65,7 @@ async def test_the_next_server_goes_on_where_the_last_one_was_cut(
     first = stand_of(mode, cli_path=real_cli)
     await first.launcher.open(1)
     handle, sink = await begin(first)
+    assert isinstance(first.launcher, LocalLauncher)
     first.launcher._client._transport.abort()  # type: ignore[union-attr]
     await eventually(lambda: sink.lost == 1)
     second = stand_of(mode, cli_path=real_cli)
