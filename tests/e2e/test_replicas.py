@@ -148,3 +148,20 @@ async def test_the_close_of_a_socket_tells_why(cluster: Cluster, short_dir: Path
             await one.kill()
             await eventually(lambda: viewer.close_code is not None)
             assert viewer.close_code == 1012
+
+
+async def test_a_reload_of_the_owner_hands_over_and_one_of_a_stand_by_goes_unnoticed(
+    cluster: Cluster, short_dir: Path, fake_claude: Path
+) -> None:
+    async with two_replicas(short_dir, cluster, fake_claude, replica__lease_seconds=60) as (one, two):
+        token = await one.add_user("alice")
+        assert "reloaded" in await asyncio.to_thread(two.command, "reload")
+        await two.becomes("stand-by")
+        assert await one.epoch() == 1
+        assert "reloaded" in await asyncio.to_thread(one.command, "reload")
+        await two.becomes("owner")
+        await one.becomes("stand-by")
+        assert await one.epoch() == 2
+        assert (await get(one, token, "/api/v1/me"))["user_id"] == "alice"
+        assert await one.stop() == 0
+        assert await two.role() == "owner"
