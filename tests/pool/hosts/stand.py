@@ -24,7 +24,7 @@ from tests.pool.launch.rig import Sink
 from tests.procfs import marked_processes
 from tests.waiting import eventually
 
-QUICK = LinkTimes(keepalive_seconds=0.2, keepalive_misses=2, speaks_every_seconds=1.0)
+QUICK = LinkTimes(keepalive_seconds=0.5, keepalive_misses=2, speaks_every_seconds=1.0)
 STOP = StopGraces(end_of_input=2, term=1, kill=5)
 _ARGS = (
     "--print",

@@ -74,9 +74,9 @@ async def _story(stand: Stand, troubles: Sequence[Callable[[], None]]) -> None:
 async def test_a_half_open_link_keeps_nothing_alive_when_the_server_stays_away(
     sshd: Sshd, settings: dict[str, Any]
 ) -> None:
-    times = replace(QUICK, speaks_every_seconds=0.3)
+    times = replace(QUICK, speaks_every_seconds=0.6)
     async with Proxy(sshd.port) as proxy:
-        settings |= {"orphan_lease_seconds": 0.6}
+        settings |= {"orphan_lease_seconds": 1.0}
         sshd.let_in(settings)
         stand = Stand.at(sshd.host(proxy.port), settings, times)
         await stand.launcher.open(1)
@@ -86,7 +86,7 @@ async def test_a_half_open_link_keeps_nothing_alive_when_the_server_stays_away(
         pids = stand.processes("one")
         assert len(pids) >= 3
         # for longer than the lease: as long as the link stands it is renewed
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(1.8)
         assert stand.processes("one") == pids
 
         before = sshd.connections()

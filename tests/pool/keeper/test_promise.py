@@ -36,12 +36,12 @@ def keep_silent(client: KeeperClient) -> None:
 
 
 async def test_everything_ends_though_the_connection_is_open(rig: Rig, wrapper: str) -> None:
-    await rig.keeper(lease=0.6)
-    client = await rig.client(speaks_every=0.2)
+    await rig.keeper(lease=1.0)
+    client = await rig.client(speaks_every=0.5)
     _, parent = await start(client, wrapper, "one", python(PARENT))
     await parent.line_count(1)
     # as long as it speaks that is for longer than a lease
-    await asyncio.sleep(1.0)
+    await asyncio.sleep(1.7)
     assert [one["exit"] for one in (await client.request("list"))["instances"]] == [None]
     keep_silent(client)
     assert await rig.wait(30) == 0
@@ -50,13 +50,13 @@ async def test_everything_ends_though_the_connection_is_open(rig: Rig, wrapper: 
 
 
 async def test_it_is_held_to_it_after_an_upgrade_in_place(rig: Rig) -> None:
-    await rig.keeper(lease=0.6)
-    client = await rig.client(speaks_every=0.2)
+    await rig.keeper(lease=1.0)
+    client = await rig.client(speaks_every=0.5)
     await start(client, "shim", "one", python(ECHO))
     await upgrade(client)
     # a higher epoch takes the promise along
     assert await client.raise_epoch(5) == 5
-    await asyncio.sleep(1.0)
+    await asyncio.sleep(1.7)
     assert [one["exit"] for one in (await client.request("list"))["instances"]] == [None]
     keep_silent(client)
     assert await rig.wait(30) == 0
