@@ -152,8 +152,13 @@ class _Work:
         rows = asyncio.run(find_spoilt_rows(self._site.data_dir, self._url))
         return [[row.table, row.row_id, row.fields] for row in rows]
 
-    def database(self) -> None:
+    def database(self) -> str:
+        """A word on who has it, of several replicas."""
         from pool import open_accounts  # noqa: PLC0415
+        from server.replicas.moment import who_owns  # noqa: PLC0415
+
+        if self._site.config.replica.url is not None:
+            return asyncio.run(who_owns(self._site.config, self._site.data_dir))
 
         async def look() -> None:
             store, accounts = open_accounts(self._site.data_dir, self._url)
@@ -164,6 +169,7 @@ class _Work:
                 await store.aclose()
 
         asyncio.run(look())
+        return ""
 
 
 def verdict_of(plain: Any) -> AuditVerdict:

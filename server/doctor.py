@@ -33,6 +33,7 @@ from server.beside import as_server, spoilt_rows_of
 from server.commands import Site
 from server.config import ServerConfig
 from server.control_client import ControlError, NoServer, call
+from server.replicas.moment import who_owns
 from server.rules import check_platform, named_hosts
 from server.settings import ConfigError, secret_text
 from server.stewarded import whom_to_be
@@ -331,23 +332,28 @@ def _disk(data_dir: Path) -> Finding:
 def _database(config: ServerConfig, data_dir: Path) -> Finding:
     """A database that exists is opened; else one is made in a temporary place."""
 
-    async def look(directory: Path, url: str | None) -> None:
+    async def look(directory: Path, url: str | None) -> str:
+        if config.replica.url is not None:
+            return await who_owns(config, directory)
         store, accounts = open_accounts(directory, url)
         await store.open()
         try:
             await accounts.list_users()
         finally:
             await store.aclose()
+        return ""
 
     url = secret_text(config.storage.url)
     try:
         uid = given_to(data_dir)
         if url is not None:
             if uid is None:
-                asyncio.run(look(data_dir, url))
+                word = asyncio.run(look(data_dir, url))
             else:
-                as_server(Site(config, data_dir), uid, "database", {})
-            return Finding("database", True, "the configured one answers")
+                word = as_server(Site(config, data_dir), uid, "database", {})
+            return Finding(
+                "database", True, "; ".join(["the configured one answers", *([word] if word else [])])
+            )
         with tempfile.TemporaryDirectory(prefix="cp-") as directory:
             asyncio.run(look(Path(directory), None))
         return Finding("database", True, "SQLite works")

@@ -21,13 +21,7 @@ async def owning_for_a_moment(config: ServerConfig, data_dir: Path) -> AsyncIter
     if config.replica.url is None:
         yield None
         return
-    lease = PoolLease(
-        secret_text(config.storage.url),
-        data_dir,
-        holder=f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}",
-        url=config.replica.url,
-        lease_seconds=config.replica.lease_seconds,
-    )
+    lease = _lease(config, data_dir)
     try:
         await lease.open()
         epoch = await lease.take()
@@ -42,3 +36,24 @@ async def owning_for_a_moment(config: ServerConfig, data_dir: Path) -> AsyncIter
             await lease.give_back(epoch)
     finally:
         await lease.aclose()
+
+
+async def who_owns(config: ServerConfig, data_dir: Path) -> str:
+    """In a few words. Raises ``StoreUnavailable``."""
+    lease = _lease(config, data_dir)
+    try:
+        await lease.open()
+        row = await lease.look()
+    finally:
+        await lease.aclose()
+    return "no replica owns the pool" if row is None or row.is_free else f"{row.url} owns the pool"
+
+
+def _lease(config: ServerConfig, data_dir: Path) -> PoolLease:
+    return PoolLease(
+        secret_text(config.storage.url),
+        data_dir,
+        holder=f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}",
+        url=config.replica.url or "",
+        lease_seconds=config.replica.lease_seconds,
+    )

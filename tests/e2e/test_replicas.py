@@ -11,6 +11,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from server.doctor import _database
+from server.settings import load_config
 from tests.e2e.replicas import two_replicas
 from tests.e2e.site import client, get
 from tests.postgresql import Cluster, running_cluster
@@ -34,6 +36,9 @@ async def test_what_comes_to_the_stand_by_is_done_by_the_owner(
         assert (await get(two, token, "/api/v1/me"))["user_id"] == "alice"
         # its machine for instances is none that can be reached: no replica is ready, and each says why
         assert (await get(two, token, "/readyz"))["reasons"] == (await get(one, token, "/readyz"))["reasons"]
+        config = load_config(None, {}, {"replica": {"url": two.url}, "storage": {"url": cluster.url}})
+        finding = await asyncio.to_thread(_database, config, short_dir)
+        assert (finding.ok, finding.detail) == (True, f"the configured one answers; {one.url} owns the pool")
         page = await two.health()
         assert page["replica"] == {"role": "stand-by", "url": two.url, "owner": one.url, "epoch": 1}
 
