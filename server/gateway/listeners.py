@@ -21,6 +21,8 @@ Answer = Callable[[Caller, web.BaseRequest], Awaitable[web.StreamResponse]]
 
 _UCRED = struct.Struct("iII")
 _END_SECONDS = 0.05
+# for the first request on a connection that was taken a moment ago
+_LAST_REQUESTS_SECONDS = 0.5
 _MAX_HEADER_BYTES = 64 * 1024
 
 
@@ -86,6 +88,9 @@ class Listeners:
         served, self._served = list(self._served.values()), {}
         for one in served:
             one.acceptor.close()
+        if any(one.http.connections for one in served):
+            await asyncio.sleep(_LAST_REQUESTS_SECONDS)
+        for one in served:
             # else an idle connection stays, and the next request on it is answered by nobody
             one.http.pre_shutdown()
         await asyncio.gather(*(one.http.shutdown(seconds) for one in served))

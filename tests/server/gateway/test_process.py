@@ -166,6 +166,27 @@ async def test_an_overlapping_gateway_takes_over_while_the_old_one_drains(
             assert await old.exit_status() == 0
 
 
+async def test_a_call_on_a_connection_that_was_taken_just_before_the_change_is_answered(
+    tmp_path: Path, short_dir: Path
+) -> None:
+    with listening_socket(short_dir / "a") as a:
+        async with gateway_process(tmp_path) as old:
+            old.listen("i-a", a)
+            await eventually(lambda: events(old, "listening"))
+            descriptors = Path(f"/proc/{old.process.pid}/fd")
+            before = len(list(descriptors.iterdir()))
+            reader, writer = await asyncio.open_unix_connection(str(short_dir / "a"))
+            await eventually(lambda: len(list(descriptors.iterdir())) > before)
+            old.channel.close()
+            await eventually(lambda: events(old, "draining"))
+            body = json.dumps(asking("say bye")).encode()
+            head = f"POST /v1/messages HTTP/1.1\r\nHost: gateway\r\nContent-Length: {len(body)}\r\n\r\n"
+            writer.write(head.encode() + body)
+            assert b"200 OK" in await reader.readline()
+            writer.close()
+            assert await old.exit_status() == 0
+
+
 async def test_listening_again_replaces_the_earlier_socket(tmp_path: Path, short_dir: Path) -> None:
     with listening_socket(short_dir / "a") as a, listening_socket(short_dir / "b") as b:
         async with gateway_process(tmp_path) as gateway:
