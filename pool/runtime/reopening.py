@@ -23,13 +23,16 @@ class Reopening:
         self._around = surroundings
         self._host = host
         self._found = found
+        self._claimed: int | None = None
 
     async def reach(self) -> None:
         """Attach with an epoch above every other and ask what is there. Raises ``PoolError``."""
         around, host = self._around, self._host
-        epoch = await around.store.claim_epoch(around.epoch + 1)
-        around.epoch = max(around.epoch, epoch)
-        in_force = await host.launcher.open(epoch)
+        if self._claimed is None:  # once, however often it is tried
+            self._claimed = await around.store.claim_epoch(around.epoch + 1)
+            around.epoch = max(around.epoch, self._claimed)
+        in_force = await host.launcher.open(self._claimed)
+        self._claimed = None
         if in_force > around.epoch:
             around.epoch = max(around.epoch, await around.store.claim_epoch(in_force))
         host.listings = {listing.instance_id: listing for listing in await host.launcher.list()}

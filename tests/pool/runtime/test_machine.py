@@ -88,7 +88,6 @@ class Machine(Invariants):
             return
         except errors.HostUnavailable:
             assert self.is_far
-            assert self.world.host.losses
 
     @rule(name=SESSIONS, pause=PAUSES)
     def interrupt(self, name: str, pause: int) -> None:
