@@ -8,7 +8,7 @@ that a newcomer waits for each other user once, however many wait for those.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import zip_longest
 from typing import Generic, TypeVar
 
@@ -23,9 +23,10 @@ class FairLine(Generic[_Waiter]):
     def __init__(self) -> None:
         # In turn order: the first user is served next and goes to the end then.
         self._users: dict[UserId, deque[_Waiter]] = {}
+        self._length = 0
 
     def __len__(self) -> int:
-        return sum(len(waiters) for waiters in self._users.values())
+        return self._length
 
     def __iter__(self) -> Iterator[_Waiter]:
         """Each user's first, in turn order, then each user's second, and so on."""
@@ -40,9 +41,14 @@ class FairLine(Generic[_Waiter]):
         """How many of a user's stand here."""
         return len(self._users.get(user_id, ()))
 
+    def users(self) -> Iterable[UserId]:
+        """Whose stand here, in turn."""
+        return self._users.keys()
+
     def join(self, user_id: UserId, waiter: _Waiter) -> None:
         """Stand behind the user's own; a user who was not here is the last in turn."""
         self._users.setdefault(user_id, deque()).append(waiter)
+        self._length += 1
 
     def leave(self, user_id: UserId, waiter: _Waiter, *, was_served: bool) -> None:
         """Go. After a service it is the other users' turn first. Who is not here: no effect."""
@@ -50,6 +56,7 @@ class FairLine(Generic[_Waiter]):
         if waiters is None or waiter not in waiters:
             return
         waiters.remove(waiter)
+        self._length -= 1
         if was_served or not waiters:
             del self._users[user_id]
             if waiters:

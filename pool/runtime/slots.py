@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import takewhile
 
 from pool.config import QuotaBook
 from pool.errors import PoolFull
@@ -24,27 +24,13 @@ from pool.policy.admission import (
     admit,
     retry_after,
 )
-from pool.policy.eviction import InstanceFacts
+from pool.policy.eviction import InstanceFacts, is_idle
 from pool.policy.line import FairLine, ServiceRate
-
-Tell = Callable[[Place], None]
-
-_TELL_SECONDS = 1.0
-_TOLD_AT_ONCE = 10
-
-
-@dataclass(slots=True, eq=False)
-class _Waiter:
-    key: SessionKey
-    may_wait: bool
-    turn: asyncio.Future[None]
-    since: float
-    tell: Tell | None
-    told: Place | None = None
+from pool.runtime.line_places import LinePlaces, Tell, Waiter
 
 
 class _Candidates:
-    """For an eviction; most decisions need none, and none of those is asked for them."""
+    """For an eviction: those that are idle. Most decisions need none, and then nobody is asked for them."""
 
     def __init__(self, find: Callable[[], Sequence[InstanceFacts]]) -> None:
         self._find = find
@@ -52,7 +38,7 @@ class _Candidates:
 
     def __iter__(self) -> Iterator[InstanceFacts]:
         if self._found is None:
-            self._found = self._find()
+            self._found = [facts for facts in self._find() if is_idle(facts)]
         return iter(self._found)
 
 
@@ -63,12 +49,14 @@ class _Look:
         self.live_by_user = Counter(holder.user_id for holder in holders)
         self.leaving = leaving
         self.candidates = candidates
-        self.claimed: Counter[UserId] = Counter()
+        self.ahead = 0
+        self._claimed: Counter[UserId] = Counter()
 
     def passes(self, user_id: UserId, limit: int | None) -> None:
         """One of ``user_id`` waits before whoever comes next; who is at their own limit holds up nobody."""
-        if limit is None or self.live_by_user[user_id] + self.claimed[user_id] < limit:
-            self.claimed[user_id] += 1
+        if limit is None or self.live_by_user[user_id] + self._claimed[user_id] < limit:
+            self._claimed[user_id] += 1
+            self.ahead += 1
 
 
 class Slots:
@@ -89,9 +77,9 @@ class Slots:
         self._max_instances = max_instances
         self._queue_length = queue_length
         self._queue_timeout_seconds = queue_timeout_seconds
-        self._line: FairLine[_Waiter] = FairLine()
+        self._line: FairLine[Waiter] = FairLine()
         self._rate = ServiceRate()
-        self._teller: asyncio.TimerHandle | None = None
+        self._places = LinePlaces(self._line, self.holders, self._rate, self._user_limit)
 
     # --- facts -------------------------------------------------------------------------
 
@@ -125,7 +113,7 @@ class Slots:
 
     def place(self, key: SessionKey) -> Place | None:
         """Where ``key`` stands in line; None when it does not."""
-        return next((place for waiter, place in self._places() if waiter.key == key), None)
+        return self._places.of(key)
 
     def check(self, key: SessionKey, *, may_wait: bool) -> None:
         """Raise what ``acquire`` would raise at once: ``QuotaExceeded``, ``QueueFull`` or ``PoolFull``."""
@@ -153,7 +141,7 @@ class Slots:
         if key in self.holders:
             return
         loop = asyncio.get_running_loop()
-        waiter = _Waiter(key, may_wait, loop.create_future(), loop.time(), tell)
+        waiter = Waiter(key, may_wait, loop.create_future(), loop.time(), tell)
         self._enter(waiter)
         try:
             async with asyncio.timeout(self._queue_timeout_seconds):
@@ -187,11 +175,11 @@ class Slots:
                 # one whose time was over a moment ago has not left the line yet
                 if not waiter.turn.done():
                     look = self._serve(waiter, look)
-            self._tell_soon()
+            self._places.changed()
 
     # --- the line ----------------------------------------------------------------------------
 
-    def _enter(self, waiter: _Waiter) -> None:
+    def _enter(self, waiter: Waiter) -> None:
         """Decide at once, knowing the line; who waits gets a place and is told of it."""
         user, now = waiter.key.user_id, waiter.since
         look = self._look_past(self._line)
@@ -200,19 +188,12 @@ class Slots:
             waiter.turn.set_exception(decision.error)
             return
         self._line.join(user, waiter)
-        look.claimed.clear()
-        for other in tuple(self._line):
-            if other is waiter:
-                self._serve(waiter, look)
-                break
-            look.passes(other.key.user_id, self._user_limit(other.key.user_id))
+        self._serve(waiter, self._look_past(takewhile(lambda other: other is not waiter, self._line)))
         self._rate.waiting(now, is_anybody=bool(len(self._line)))
         if not waiter.turn.done():
-            place = self.place(waiter.key)
-            self._tell([(waiter, place)] if place is not None else [])
-            self._tell_soon()
+            self._places.joined(waiter)
 
-    def _serve(self, waiter: _Waiter, look: _Look) -> _Look:
+    def _serve(self, waiter: Waiter, look: _Look) -> _Look:
         """Carry out what is decided for one in line; what the pool is like for the next one."""
         user = waiter.key.user_id
         decision = self._decide(waiter.key, look, waiter.may_wait, is_in_line=True)
@@ -232,14 +213,14 @@ class Slots:
         look.passes(user, self._user_limit(user))
         return look
 
-    def _go(self, waiter: _Waiter, *, was_served: bool) -> None:
+    def _go(self, waiter: Waiter, *, was_served: bool) -> None:
         now = asyncio.get_running_loop().time()
         if was_served:
             self._rate.served(now)
         self._line.leave(waiter.key.user_id, waiter, was_served=was_served)
         self._rate.waiting(now, is_anybody=bool(len(self._line)))
 
-    def _leave(self, waiter: _Waiter) -> None:
+    def _leave(self, waiter: Waiter) -> None:
         if waiter in self._line:
             self._go(waiter, was_served=False)
             self.look_again()
@@ -257,10 +238,15 @@ class Slots:
     def _user_limit(self, user_id: UserId) -> int | None:
         return self._quotas.for_user(user_id).max_instances
 
-    def _look_past(self, before: Sequence[_Waiter] | FairLine[_Waiter]) -> _Look:
+    def _look_past(self, before: Iterable[Waiter]) -> _Look:
+        """What the pool is like after ``before``; counted no further than it can matter."""
         look = _Look(self.holders, self.leaving(), _Candidates(self.candidates))
-        for waiter in before:
-            look.passes(waiter.key.user_id, self._user_limit(waiter.key.user_id))
+        soon_free = self._max_instances - len(self.holders) + len(look.leaving)
+        if soon_free > 0:
+            for waiter in before:
+                look.passes(waiter.key.user_id, self._user_limit(waiter.key.user_id))
+                if look.ahead >= soon_free:
+                    break
         return look
 
     def _decide(self, key: SessionKey, look: _Look, may_wait: bool, *, is_in_line: bool) -> Admission:
@@ -274,7 +260,7 @@ class Slots:
                 user_limit=self._user_limit(user),
                 leaving=len(look.leaving),
                 user_leaving=sum(item.user_id == user for item in look.leaving),
-                ahead=look.claimed.total(),
+                ahead=look.ahead,
                 waiting=len(self._line) - me,
                 user_waiting=self._line.count(user) - me,
                 is_in_line=is_in_line,
@@ -284,51 +270,6 @@ class Slots:
                 may_wait=may_wait,
             )
         )
-
-    # --- places ----------------------------------------------------------------------------------
-
-    def _places(self) -> list[tuple[_Waiter, Place]]:
-        """Everybody in line. Who waits for an instance of their own has a place among their own only."""
-        live, own = Counter(holder.user_id for holder in self.holders), Counter[UserId]()
-        limits = {user: self._user_limit(user) for user in set(self.waiting_users())}
-        at_limit = {user: limit is not None and live[user] >= limit for user, limit in limits.items()}
-        others = sum(not at_limit[waiter.key.user_id] for waiter in self._line)
-        found, position, now = [], 0, _now()
-        for waiter in self._line:
-            user = waiter.key.user_id
-            if at_limit[user]:
-                own[user] += 1
-                place = Place(own[user], self._line.count(user), None, "own")
-            else:
-                position += 1
-                place = Place(position, others, self._rate.estimate_seconds(position, now))
-            found.append((waiter, place))
-        return found
-
-    def _tell_soon(self) -> None:
-        """Many changes of a second are one word."""
-        if self._teller is None and len(self._line):
-            loop = asyncio.get_running_loop()
-            self._teller = loop.call_later(_TELL_SECONDS, self._tell_places)
-
-    def _tell_places(self) -> None:
-        self._teller = None
-        self._tell([(waiter, place) for waiter, place in self._places() if _is_news(waiter, place)])
-
-    def _tell(self, news: Sequence[tuple[_Waiter, Place]]) -> None:
-        """A few in each turn of the loop: what is told is stored too, and two hundred may be in line."""
-        for waiter, place in news[:_TOLD_AT_ONCE]:
-            if waiter.tell is not None and not waiter.turn.done():
-                waiter.told = place
-                waiter.tell(place)
-        if len(news) > _TOLD_AT_ONCE:
-            asyncio.get_running_loop().call_soon(self._tell, news[_TOLD_AT_ONCE:])
-
-
-def _is_news(waiter: _Waiter, place: Place) -> bool:
-    """Is it another place than the one told last? The estimate alone is not told again."""
-    told = waiter.told
-    return told is None or replace(place, estimate_seconds=None) != replace(told, estimate_seconds=None)
 
 
 def _now() -> float:
