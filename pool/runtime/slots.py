@@ -173,7 +173,7 @@ class Slots:
             look = self._look_past(())
             for waiter in tuple(self._line):
                 # one whose time was over a moment ago has not left the line yet
-                if not waiter.turn.done():
+                if not waiter.turn.done() and not self._must_wait(waiter, look):
                     look = self._serve(waiter, look)
             self._places.changed()
 
@@ -192,6 +192,17 @@ class Slots:
         self._rate.waiting(now, is_anybody=bool(len(self._line)))
         if not waiter.turn.done():
             self._places.joined(waiter)
+
+    def _must_wait(self, waiter: Waiter, look: _Look) -> bool:
+        """Is there nothing left to give or to evict, so that whoever may wait does?
+
+        Where many wait, that is what nearly all of them would be told one by one.
+        """
+        is_used_up = look.ahead >= self._soon_free(look) and not any(True for _ in look.candidates)
+        return is_used_up and waiter.may_wait and self._user_limit(waiter.key.user_id) != 0
+
+    def _soon_free(self, look: _Look) -> int:
+        return self._max_instances - len(self.holders) + len(look.leaving)
 
     def _serve(self, waiter: Waiter, look: _Look) -> _Look:
         """Carry out what is decided for one in line; what the pool is like for the next one."""
@@ -241,7 +252,7 @@ class Slots:
     def _look_past(self, before: Iterable[Waiter]) -> _Look:
         """What the pool is like after ``before``; counted no further than it can matter."""
         look = _Look(self.holders, self.leaving(), _Candidates(self.candidates))
-        soon_free = self._max_instances - len(self.holders) + len(look.leaving)
+        soon_free = self._soon_free(look)
         if soon_free > 0:
             for waiter in before:
                 look.passes(waiter.key.user_id, self._user_limit(waiter.key.user_id))

@@ -58,11 +58,9 @@ class Invariants(RuleBasedStateMachine):
     @invariant()
     def everybody_in_line_has_a_place_of_their_own(self) -> None:
         async def places() -> list[int]:
-            return [
-                place.position
-                for _, place in self.pool._around.hosts.first.slots._places()
-                if place.limit == "pool"
-            ]
+            slots = self.pool._around.hosts.first.slots
+            standing = [slots.place(waiter.key) for waiter in slots._line]
+            return [place.position for place in standing if place is not None and place.limit == "pool"]
 
         found = self.run(places())
         assert sorted(found) == list(range(1, len(found) + 1))
