@@ -22,6 +22,8 @@ from pool.runtime.counting import UNSEEN
 
 _log = logging.getLogger(__name__)
 _RETRY_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+RING_BYTES = 1 << 20
+RESTING_RING_BYTES = 64 << 10
 
 Item = tuple[Cursor, bytes]
 
@@ -66,7 +68,7 @@ class Source(Protocol):
 class Channel:
     """The published frames of one session and who follows them."""
 
-    def __init__(self, *, head: Cursor, budget_bytes: int, ring_bytes: int = 1 << 20) -> None:
+    def __init__(self, *, head: Cursor, budget_bytes: int, ring_bytes: int = RING_BYTES) -> None:
         self.head = head
         self.floor = head
         self.budget_bytes = budget_bytes
@@ -81,16 +83,27 @@ class Channel:
         for item in items:
             self._ring.append(item)
             self._ring_size += len(item[1])
+        self._keep(self._ring_bytes)
+        self.head = items[-1][0]
+        for subscription in tuple(self.subscriptions):
+            subscription.push(items)
+
+    def rest(self) -> None:
+        """Nothing has happened for a while: keep few frames in memory; who wants older ones reads the log.
+
+        A frame of a hundred bytes takes some 250 here, so that a thousand
+        sessions with full rings would hold more than two GiB.
+        """
+        self._keep(RESTING_RING_BYTES)
+
+    def _keep(self, most_bytes: int) -> None:
         before = len(self._ring)
-        while self._ring_size > self._ring_bytes and len(self._ring) > 1:
+        while self._ring_size > most_bytes and len(self._ring) > 1:
             cursor, frame = self._ring.popleft()
             self.floor = cursor
             self._ring_size -= len(frame)
         if len(self._ring) < before:
             self.counters.ring_dropped.add(by=before - len(self._ring))
-        self.head = items[-1][0]
-        for subscription in tuple(self.subscriptions):
-            subscription.push(items)
 
     def since(self, position: Cursor) -> list[Item] | None:
         """The frames after ``position``, or None when the ring does not reach back so far."""

@@ -22,7 +22,8 @@ _RESTING = (SessionState.PARKED, SessionState.FAULTED, SessionState.ARCHIVED)
 class Unloading:
     """Drops sessions that rest, that nobody follows and that nobody asked for ``unload_seconds`` long.
 
-    ``forget`` is told of each, for whoever else keeps them. 0 seconds: never.
+    Those that were not asked for so long and must stay keep only few of their
+    newest frames in memory. ``forget`` is told of each, for whoever else keeps them. 0 seconds: never.
     """
 
     def __init__(self, supervisor: Supervisor, forget: Callable[[Session], None]) -> None:
@@ -31,14 +32,18 @@ class Unloading:
         self._forget = forget
 
     async def look(self) -> None:
-        """Drop who may go, in one step: nobody can come in between."""
+        """Drop who may go and let the others rest, in one step: nobody can come in between."""
         after = self._around.config.unload_seconds
         if after <= 0:
             return
         before = self._around.clock.monotonic() - after
         for session in list(self._supervisor.sessions.values()):
-            if session.used_at <= before and self.drop(session):
+            if session.used_at > before:
+                continue
+            if self.drop(session):
                 self._around.counters.unloaded.add()
+            elif session.turns.open_turn is None:
+                session.channel.rest()
 
     def drop(self, session: Session) -> bool:
         """Let the session leave memory if nothing needs it; did it?"""

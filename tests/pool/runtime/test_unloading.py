@@ -12,6 +12,7 @@ import pytest
 
 from pool import ClaudeInstancePool, errors
 from pool.model import SessionState
+from pool.runtime.hub import RESTING_RING_BYTES
 from pool.runtime.unloading import held
 from tests.fakes.fake_clock import FakeClock
 from tests.pool.runtime.conftest import ALICE, World, follow, manual, say, session_of, soon
@@ -50,6 +51,36 @@ async def test_a_parked_session_that_nobody_views_leaves_memory(world: World) ->
     gc.collect()
     assert session() is None, "nothing keeps it"
     assert [value for _labels, value in pool.counters.unloaded.metric().samples] == [1]
+
+
+async def test_a_live_session_at_rest_keeps_few_frames_and_a_viewer_reads_the_others_from_the_log(
+    world: World,
+) -> None:
+    clock = FakeClock()
+    world.clock = clock
+    pool = await world.start(unload_seconds=300)
+    screen = await follow(pool)
+    for number in range(3):
+        accepted = await pool.submit("alice", "default", "word " * 8_000, message_id=f"m{number}")
+        await screen.ended(accepted.turn_id)
+    channel = session_of(pool).channel
+    seen = [frame for frame in screen.frames if frame["type"] not in ("subscribed", "delta")]
+    full = channel._ring_size
+    assert full > RESTING_RING_BYTES
+    look = pool._watches.unloading.look
+    clock.advance(299)
+    await look()
+    assert channel._ring_size == full
+    clock.advance(2)
+    await look()
+    assert ALICE in pool._supervisor.sessions, "somebody follows it"
+    assert channel._ring_size <= RESTING_RING_BYTES
+    again = await follow(pool, cursor="0")
+    await soon(
+        lambda: [frame for frame in again.frames if frame["type"] not in ("subscribed", "delta")] == seen,
+        "all of it is read from the log",
+    )
+    await screen.ended(await say(pool, "m4"))
 
 
 async def test_whoever_comes_back_finds_everything(world: World) -> None:
