@@ -34,6 +34,19 @@ def of_site(site: Site) -> list[Process]:
     ]
 
 
+async def stopped(site: Site, story: Story) -> int:
+    """Stop the server; how many processes it left behind. The story is told what should not be."""
+    code = await site.stop()
+    if code != 0:
+        story.fail("machine", f"the server exited with {code}")
+    deadline = time.monotonic() + 10
+    while (left := of_site(site)) and time.monotonic() < deadline:
+        await asyncio.sleep(0.1)
+    for process in left:
+        story.fail("machine", f"left behind: {process}")
+    return len(left)
+
+
 def instances_of(site: Site) -> dict[str, list[Process]]:
     """The processes of each instance."""
     found: dict[str, list[Process]] = {}

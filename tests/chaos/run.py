@@ -12,7 +12,7 @@ from typing import Any
 
 from tests.chaos.accounts import Standing, account_for, fill_pools, standing
 from tests.chaos.kit import build_kit, make_real
-from tests.chaos.machine import Machine, instances_of, of_site
+from tests.chaos.machine import Machine, instances_of, stopped
 from tests.chaos.person import Person
 from tests.chaos.record import entry_of
 from tests.chaos.story import Story
@@ -199,15 +199,7 @@ class Run:
             self.story.fail("machine", f"the server holds more than at the start: {what}")
 
     async def _end(self) -> None:
-        code = await self.site.stop()
-        if code != 0:
-            self.story.fail("machine", f"the server exited with {code}")
-        deadline = time.monotonic() + 10
-        while (left := of_site(self.site)) and time.monotonic() < deadline:
-            await asyncio.sleep(0.1)
-        for process in left:
-            self.story.fail("machine", f"left behind: {process}")
-        self.counted["processes left"] = len(left)
+        self.counted["processes left"] = await stopped(self.site, self.story)
 
 
 async def _cancelled(*tasks: asyncio.Task[Any]) -> None:

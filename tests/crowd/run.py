@@ -18,7 +18,7 @@ import aiohttp
 import jwt
 
 from tests.chaos.accounts import Standing, account_for, fill_pools, standing
-from tests.chaos.machine import instances_of, of_site, program_of
+from tests.chaos.machine import instances_of, program_of, stopped
 from tests.chaos.record import entry_of
 from tests.chaos.story import Story
 from tests.crowd.figures import FanOut, Memory, Processor, percentile
@@ -291,15 +291,7 @@ class Crowd:
             self.story.fail("machine", f"the server holds more than at the start: {what}")
 
     async def _end(self) -> None:
-        code = await self.site.stop()
-        if code != 0:
-            self.story.fail("machine", f"the server exited with {code}")
-        deadline = time.monotonic() + 10
-        while (left := of_site(self.site)) and time.monotonic() < deadline:
-            await asyncio.sleep(0.1)
-        for process in left:
-            self.story.fail("machine", f"left behind: {process}")
-        self.counted["processes left"] = len(left)
+        self.counted["processes left"] = await stopped(self.site, self.story)
 
 
 def _has(guest: Guest, cursor: str) -> Callable[[], bool]:

@@ -11,12 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pool.hosts import wire
-from pool.hosts.facts import installed_version
-from pool.steward.wire import RESULT, receive, request
+from pool.steward.wire import RESULT
+from tests.pool.hosts.pipes import Pipes, hello_words
 
 
-class HostProcess:
+class HostProcess(Pipes):
     """One run of the command; ``words`` follow ``claude-pool host``."""
 
     def __init__(
@@ -30,7 +29,7 @@ class HostProcess:
         inherited = {name: text for name, text in os.environ.items() if not name.startswith(left_out)}
         mark = {name: os.environ[name] for name in ("CLAUDE_POOL_TEST",) if name in os.environ}
         pipe = subprocess.PIPE
-        self.process = subprocess.Popen(
+        process = subprocess.Popen(
             [run_as[1], "-m", "server", "host", "--data", str(data), *words],
             stdin=pipe,
             stdout=pipe,
@@ -42,19 +41,7 @@ class HostProcess:
             group=run_as[0],
             extra_groups=None if run_as[0] is None else [],
         )
-        self._last = 0
-
-    def recv(self, size: int, /) -> bytes:
-        assert self.process.stdout is not None
-        return self.process.stdout.read(size) or b""
-
-    def sendall(self, data: bytes, /) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(data)
-
-    def shutdown(self, _how: int, /) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
+        super().__init__(process)
 
     def ask(self, verb: str, **arguments: Any) -> Any:
         """What the verb gives. Raises ``AssertionError`` with what the host says otherwise."""
@@ -62,30 +49,8 @@ class HostProcess:
         assert kind == RESULT, value
         return value
 
-    def asked(self, verb: str, **arguments: Any) -> tuple[str, Any]:
-        """The kind of the reply, and its value as plain data."""
-        self._last += 1
-        self.sendall(request(self._last, verb, arguments))
-        body = receive(self)
-        assert body is not None, self.stderr()
-        number, kind, value = wire.parse_reply(body)
-        assert number == self._last
-        return kind, value
-
     def hello(self, epoch: int = 1) -> Any:
-        return self.ask(
-            "hello",
-            version=installed_version(),
-            protocol=wire.PROTOCOL,
-            speaks_every_seconds=30,
-            epoch=epoch,
-            was_attached=False,
-        )
-
-    def stderr(self) -> str:
-        """All of it, once the process has ended."""
-        assert self.process.stderr is not None
-        return (self.process.stderr.read() or b"").decode()
+        return self.ask("hello", **hello_words(speaks_every_seconds=30, epoch=epoch))
 
     def end(self) -> tuple[int, bytes, str]:
         """End of input: the exit code, what else was on standard output, standard error."""

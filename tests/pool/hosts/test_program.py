@@ -16,55 +16,23 @@ from pool.hosts.facts import HostFacts, installed_version
 from pool.steward.wire import END, FAILURE, ITEM, RESULT, receive, request
 from pool.workspace.workspaces import WorkspacePaths
 from tests.pool.hosts.forked import KILLED, Programs
+from tests.pool.hosts.pipes import Pipes, hello_words
 
 
-class Pipes:
-    """A host program as a child process, spoken with as a server does."""
+class ProgramPipes(Pipes):
+    """To a program that a warm process forks off."""
 
     def __init__(self, programs: Programs, settings: Path, word: str = "files") -> None:
-        self.process = subprocess.Popen(
-            shlex.split(programs.command(str(settings), word)),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=0,
-        )
-        self._last = 0
-
-    def recv(self, size: int, /) -> bytes:
-        assert self.process.stdout is not None
-        return self.process.stdout.read(size) or b""
-
-    def sendall(self, data: bytes, /) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(data)
-
-    def shutdown(self, _how: int, /) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
+        pipe = subprocess.PIPE
+        command = shlex.split(programs.command(str(settings), word))
+        super().__init__(subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0))
 
     def ask(self, verb: str, **arguments: Any) -> tuple[str, Any]:
-        self._last += 1
-        self.sendall(request(self._last, verb, arguments))
-        body = receive(self)
-        assert body is not None, self.stderr()
-        number, kind, value = wire.parse_reply(body)
-        assert number == self._last
+        kind, value = self.asked(verb, **arguments)
         return kind, wire.typed(verb, value) if kind == RESULT else value
 
     def hello(self, **changes: Any) -> tuple[str, Any]:
-        usual = {
-            "version": installed_version(),
-            "protocol": wire.PROTOCOL,
-            "speaks_every_seconds": 10,
-            "epoch": 1,
-            "was_attached": False,
-        }
-        return self.ask("hello", **(usual | changes))
-
-    def stderr(self) -> str:
-        assert self.process.stderr is not None
-        return (self.process.stderr.read() or b"").decode()
+        return self.ask("hello", **hello_words(**changes))
 
     def close(self) -> int:
         """End of input; the exit code."""
@@ -86,13 +54,13 @@ def settings(short_dir: Path) -> Path:
 
 
 @pytest.fixture
-def host(programs: Programs, settings: Path) -> Iterator[Pipes]:
-    pipes = Pipes(programs, settings)
+def host(programs: Programs, settings: Path) -> Iterator[ProgramPipes]:
+    pipes = ProgramPipes(programs, settings)
     yield pipes
     pipes.close()
 
 
-def test_it_tells_of_the_host_and_does_what_it_is_asked(host: Pipes, short_dir: Path) -> None:
+def test_it_tells_of_the_host_and_does_what_it_is_asked(host: ProgramPipes, short_dir: Path) -> None:
     kind, facts = host.hello()
     assert kind == RESULT
     assert isinstance(facts, HostFacts)
@@ -107,7 +75,7 @@ def test_it_tells_of_the_host_and_does_what_it_is_asked(host: Pipes, short_dir: 
     assert (kind, iterator["type"]) == (FAILURE, "BadRequest")
 
 
-def test_what_a_verb_or_its_children_print_does_not_reach_the_server(host: Pipes) -> None:
+def test_what_a_verb_or_its_children_print_does_not_reach_the_server(host: ProgramPipes) -> None:
     assert host.hello()[0] == RESULT
     assert host.ask("shape") == (RESULT, {"a": [1, 2]})
     host.shutdown(0)
@@ -115,7 +83,7 @@ def test_what_a_verb_or_its_children_print_does_not_reach_the_server(host: Pipes
     assert host.stderr().splitlines()[:2] == ["printed", "printed by another"]
 
 
-def test_pieces_come_one_by_one(host: Pipes) -> None:
+def test_pieces_come_one_by_one(host: ProgramPipes) -> None:
     host.hello()
     host.ask("ensure", user_id="alice", template="default", uid=None, may_change_owner=False)
     host._last += 1
@@ -131,7 +99,7 @@ def test_pieces_come_one_by_one(host: Pipes) -> None:
     assert b"workspace/" in b"".join(pieces)
 
 
-def test_another_version_is_refused_and_both_are_named(host: Pipes) -> None:
+def test_another_version_is_refused_and_both_are_named(host: ProgramPipes) -> None:
     kind, error = host.hello(version="0.0.1")
     assert (kind, error["type"]) == (FAILURE, "Conflict")
     assert "0.0.1" in error["message"]
@@ -140,12 +108,12 @@ def test_another_version_is_refused_and_both_are_named(host: Pipes) -> None:
 
 
 def test_a_later_one_takes_the_place_of_one_that_hangs(
-    programs: Programs, settings: Path, host: Pipes
+    programs: Programs, settings: Path, host: ProgramPipes
 ) -> None:
     host.hello()
     host._last += 1
     host.sendall(request(host._last, "sleep", {"seconds": 600}))
-    later = Pipes(programs, settings)
+    later = ProgramPipes(programs, settings)
     try:
         assert later.hello()[0] == RESULT
         assert host.process.wait(20) == KILLED
@@ -155,12 +123,12 @@ def test_a_later_one_takes_the_place_of_one_that_hangs(
 
 
 def test_a_server_that_was_followed_by_another_ends_nobodys_host_program(
-    programs: Programs, settings: Path, host: Pipes, short_dir: Path
+    programs: Programs, settings: Path, host: ProgramPipes, short_dir: Path
 ) -> None:
     host.hello(epoch=7)
     (short_dir / "d" / "keeper").mkdir()
     (short_dir / "d" / "keeper" / "epoch").write_text('{"epoch": 7}')
-    stale = Pipes(programs, settings)
+    stale = ProgramPipes(programs, settings)
     kind, error = stale.hello(epoch=6, was_attached=True)
     assert (kind, error["type"]) == (FAILURE, "Conflict")
     assert "epoch 7" in error["message"]
@@ -168,7 +136,7 @@ def test_a_server_that_was_followed_by_another_ends_nobodys_host_program(
     assert host.ask("alive") == (RESULT, None)
 
 
-def test_it_ends_when_its_server_says_nothing_any_more(host: Pipes) -> None:
+def test_it_ends_when_its_server_says_nothing_any_more(host: ProgramPipes) -> None:
     host.hello(speaks_every_seconds=0.05)
     host._last += 1
     host.sendall(request(host._last, "sleep", {"seconds": 600}))
@@ -178,7 +146,7 @@ def test_it_ends_when_its_server_says_nothing_any_more(host: Pipes) -> None:
 
 
 def test_no_keeper_listens_yet(programs: Programs, settings: Path) -> None:
-    pump = Pipes(programs, settings, "keeper")
+    pump = ProgramPipes(programs, settings, "keeper")
     assert pump.recv(1) == b""
     assert "no keeper of" in pump.stderr()
     assert pump.close() == 4
