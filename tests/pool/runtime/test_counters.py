@@ -16,7 +16,7 @@ from pool.model import BEGINNING, Cursor, ExitStatus
 from pool.runtime.counters import Count, Histogram, Level, Metric, Spread
 from pool.runtime.counting import Counters
 from pool.runtime.edges import rungs_climbed
-from pool.runtime.hub import Channel
+from pool.runtime.hub import ITEM_BYTES, Channel
 from tests.pool.runtime.conftest import World, follow, manual, say, session_of, soon
 
 
@@ -107,7 +107,7 @@ async def test_a_conversation_is_counted(world: World) -> None:
 
 
 async def test_frames_that_leave_the_ring_and_starts_that_fail_are_counted(world: World) -> None:
-    channel = Channel(head=BEGINNING, budget_bytes=1000, ring_bytes=30)
+    channel = Channel(head=BEGINNING, budget_bytes=1000, ring_bytes=3 * (10 + ITEM_BYTES))
     channel.counters = Counters()
     channel.publish([(Cursor(1, n, 0), b"0123456789") for n in range(1, 6)])
     channel.publish([(Cursor(1, 6, 0), b"0123456789")])

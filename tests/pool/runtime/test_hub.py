@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import random
+import tracemalloc
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from pool.errors import PoolError, StoreUnavailable
-from pool.model import BEGINNING
-from pool.runtime.hub import Pace
+from pool.model import BEGINNING, Cursor
+from pool.runtime.hub import Channel, Pace
 from tests.pool.runtime.tape import Paper, Tape
 from tests.pool.runtime.test_replay import LINES
 from tests.waiting import eventually
@@ -52,7 +53,7 @@ async def test_a_viewer_over_its_budget_lags_and_then_misses_nothing() -> None:
 async def test_catching_up_while_more_is_printed_leaves_no_hole_and_no_repeat() -> None:
     for seed in range(20):
         chance = random.Random(seed)
-        tape = await filled(20, ring_bytes=chance.choice([1, 300, 3000]), budget_bytes=600)
+        tape = await filled(20, ring_bytes=chance.choice([1, 2_000, 10_000]), budget_bytes=600)
         late = Paper()
         subscription = tape.follow(late, BEGINNING)
         for _ in range(60):
@@ -182,3 +183,18 @@ async def test_a_viewer_that_fails_is_dropped_and_costs_the_others_nothing(from_
     await tape.log.settled()
     assert subscription.pace is Pace.CLOSED
     assert tape.live.frames[-1]["type"] == "turn"
+
+
+@pytest.mark.parametrize("frame_bytes", [1, 80, 5_000])
+def test_the_newest_frames_take_as_much_memory_as_they_may(frame_bytes: int) -> None:
+    channel = Channel(head=BEGINNING, budget_bytes=1000, ring_bytes=1 << 20)
+    tracemalloc.start()
+    try:
+        before, _peak = tracemalloc.get_traced_memory()
+        for number in range(20_000):
+            # of its own, as each one that was read is
+            channel.publish([(Cursor(1_000 + number, 2_000 + number, 0), bytes(frame_bytes))])
+        taken = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert (1 << 20) * 0.7 < taken < (1 << 20) * 1.3
