@@ -99,9 +99,8 @@ def read_table() -> dict[int, ProcessFigures]:
 
 def read_figures(pid: int, uptime: float) -> ProcessFigures | None:
     """One process; None when it is gone."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
+    text = _stat(pid)
+    if text is None:
         return None
     opening, closing = text.index(b"("), text.rindex(b")")
     fields = text[closing + 2 :].split()
@@ -117,6 +116,20 @@ def read_figures(pid: int, uptime: float) -> ProcessFigures | None:
         start_ticks=int(fields[19]),
         cpu_seconds_with_children=sum(map(int, fields[11:15])) / _TICKS,
     )
+
+
+def _stat(pid: int) -> bytes | None:
+    """``/proc/PID/stat``, whole in one read, at a third of what a file object costs."""
+    try:
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        return os.read(fd, _PAGE_BYTES)
+    except OSError:
+        return None  # it ended in between
+    finally:
+        os.close(fd)
 
 
 def watched_trees(
