@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from pool.errors import PoolError, StoreUnavailable
 from pool.model import Cursor
 from pool.store.base import AppendEvents, LogEntry, PatchSession, PutSession
+from pool.store.engines import READERS
 from pool.store.sql import SqlStore
 from tests.pool.store.records import ALICE, BOB, a_session
 
@@ -147,12 +148,25 @@ async def test_a_read_given_up_does_not_cost_a_connection(store: SqlStore) -> No
     assert all(record is not None for record in many)
 
 
+async def every_reader_is_connected(store: SqlStore) -> None:
+    """Connections are made when needed, and SQLite opens files when they first read: all do so at once."""
+    meeting = threading.Barrier(READERS)
+
+    def read_and_meet(connection: sa.Connection) -> None:
+        connection.execute(sa.text("SELECT count(*) FROM sessions")).scalar_one()
+        meeting.wait(30)
+
+    readers = store.database._readers
+    assert readers is not None
+    await asyncio.gather(*(readers.run(read_and_meet) for _ in range(READERS)))
+
+
 async def test_reads_given_up_cost_no_descriptor_and_no_thread(tmp_path: Path) -> None:
     store = SqlStore(None, tmp_path)
     await store.open()
     log = [LogEntry(Cursor(1, offset, 0), b"x" * 2000) for offset in range(1, 51)]
     await store.commit([PutSession(a_session()), AppendEvents(ALICE, log)])
-    await asyncio.gather(*(store.read_events(ALICE) for _ in range(20)))
+    await every_reader_is_connected(store)
     threads = {thread for thread in threading.enumerate() if thread.is_alive()}
     descriptors = len(os.listdir("/proc/self/fd"))
     for steps in range(24):
