@@ -25,9 +25,12 @@ _RETRY_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 RING_BYTES = 1 << 20
 RESTING_RING_BYTES = 64 << 10
 # What a frame in the ring takes beside its own bytes: the objects around it (measured, CPython 3.11).
-ITEM_BYTES = 220
+ITEM_BYTES = 170
 
 Item = tuple[Cursor, bytes]
+# A cursor's ordinal, offset and k, and the frame. Tuples of plain values are no work for the garbage
+# collector (CPython untracks them), and the rings hold most of what lives long in a server.
+_Kept = tuple[int, int, int, bytes]
 
 
 class Viewer(Protocol):
@@ -79,15 +82,15 @@ class Channel:
         self.budget_bytes = budget_bytes
         self.subscriptions: set[Subscription] = set()
         self.counters = UNSEEN
-        self._ring: deque[Item] = deque()
+        self._ring: deque[_Kept] = deque()
         self._ring_size = 0
         self._ring_bytes = ring_bytes
 
     def publish(self, items: Sequence[Item]) -> None:
         """Append to the ring and push to every live viewer; ``items`` in cursor order."""
-        for item in items:
-            self._ring.append(item)
-            self._ring_size += len(item[1]) + ITEM_BYTES
+        for cursor, frame in items:
+            self._ring.append((cursor.ordinal, cursor.offset, cursor.k, frame))
+            self._ring_size += len(frame) + ITEM_BYTES
         self._keep(self._ring_bytes)
         self.head = items[-1][0]
         for subscription in tuple(self.subscriptions):
@@ -98,19 +101,22 @@ class Channel:
         self._keep(RESTING_RING_BYTES)
 
     def _keep(self, most_bytes: int) -> None:
-        before = len(self._ring)
+        dropped = 0
         while self._ring_size > most_bytes and len(self._ring) > 1:
-            cursor, frame = self._ring.popleft()
-            self.floor = cursor
+            ordinal, offset, k, frame = self._ring.popleft()
             self._ring_size -= len(frame) + ITEM_BYTES
-        if len(self._ring) < before:
-            self.counters.ring_dropped.add(by=before - len(self._ring))
+            self.floor = Cursor(ordinal, offset, k)
+            dropped += 1
+        if dropped:
+            self.counters.ring_dropped.add(by=dropped)
 
     def since(self, position: Cursor) -> list[Item] | None:
         """The frames after ``position``, or None when the ring does not reach back so far."""
         if position < self.floor:
             return None
-        return [item for item in self._ring if item[0] > position]
+        place = (position.ordinal, position.offset, position.k)
+        newer = list(itertools.takewhile(lambda kept: kept[:3] > place, reversed(self._ring)))
+        return [(Cursor(ordinal, offset, k), frame) for ordinal, offset, k, frame in reversed(newer)]
 
 
 class Pace(Enum):

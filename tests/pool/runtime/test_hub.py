@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import tracemalloc
 from collections.abc import Sequence
@@ -198,3 +199,14 @@ def test_the_newest_frames_take_as_much_memory_as_they_may(frame_bytes: int) -> 
     finally:
         tracemalloc.stop()
     assert (1 << 20) * 0.7 < taken < (1 << 20) * 1.3
+
+
+def test_frames_in_memory_are_no_work_for_the_garbage_collector() -> None:
+    channel = Channel(head=BEGINNING, budget_bytes=1000)
+    gc.collect()
+    before = len(gc.get_objects())
+    for number in range(2_000):
+        channel.publish([(Cursor(1, number, 0), bytes(100))])
+    gc.collect()
+    assert len(channel.since(BEGINNING) or ()) == 2_000
+    assert len(gc.get_objects()) - before < 100
