@@ -9,7 +9,8 @@ from typing import Any
 
 from pool.launch.process_table import WatchedTree
 from pool.lifecycle.turn import TurnEvent
-from pool.model import Reason, TurnId
+from pool.model import Reason, TurnId, TurnState
+from pool.policy.outcome import Outcome
 from pool.policy.stall import Silence, TurnFacts, judge_silence
 from pool.runtime.instance import Instance
 from pool.runtime.session import Session
@@ -35,7 +36,8 @@ class _Watched:
 class Stalls:
     """Tells of silent turns after ``turn_stall_seconds`` and interrupts them after twice that.
 
-    A turn that has its result and no end for ``AFTER_RESULT_SECONDS`` is ended with that result.
+    A turn that has its result and no end for ``AFTER_RESULT_SECONDS`` is ended with that result. A CLI
+    that answers and does not even begin with a message would never begin with the next one: it is replaced.
     """
 
     def __init__(self, supervisor: Supervisor) -> None:
@@ -108,6 +110,13 @@ class Stalls:
         elif silence is Silence.LONG and not watched.was_told:
             watched.was_told = True
             _log.warning("turn silent", extra=more)
+        elif silence is Silence.STALLED and turn.state is TurnState.DISPATCHING:
+            _log.warning("instance does not take a message up and is replaced", extra=more)
+            session.stop_instance("it did not take a message up")
+            silent = f"the CLI did not begin with it for {facts.silent_seconds:.0f} s"
+            message = f"{silent} and was replaced; send it again"
+            session.turns.end(turn, Outcome(TurnState.INTERRUPTED, Reason("turn_stalled", message)))
+            session.log.flush()
         elif silence is Silence.STALLED and not turn.is_interrupting:
             _log.warning("turn interrupted: it was silent for too long", extra=more)
             message = (

@@ -48,6 +48,26 @@ async def test_a_silent_turn_is_told_of_and_then_interrupted(world: World) -> No
     assert (await screen.ended(await say(pool, "m2")))["state"] == "succeeded"
 
 
+async def test_a_cli_that_answers_and_begins_with_no_message_is_replaced(world: World) -> None:
+    def is_stuck(cli: FakeCli) -> None:
+        cli.own_turn = True
+
+    world.host.prepare = is_stuck
+    pool = await world.start(turn_stall_seconds=STALL)
+    screen = await follow(pool)
+    turn, behind = await say(pool, "m1"), await say(pool, "m2")
+    await soon(lambda: world.host.living)
+    stuck = world.host.cli()
+    world.host.prepare = lambda _cli: None
+    await watch(pool, 1.0)
+    ending = await screen.ended(turn)
+    assert (ending["state"], ending["reason"]["code"]) == ("interrupted", "turn_stalled")
+    assert "replaced" in ending["reason"]["message"]
+    assert (await screen.ended(behind))["state"] == "succeeded"
+    assert not stuck.is_alive
+    assert stuck.runs == []
+
+
 def calls_a_tool(cli: FakeCli) -> None:
     block = {"type": "tool_use", "id": "t1", "name": "Bash", "input": {}}
     cli.emit({"type": "assistant", "message": {"content": [block]}})
