@@ -216,6 +216,14 @@ class Session:
         """The turn has ended: nothing of it waits for an answer."""
         self.approvals.close_all()
 
+    def has_instance(self, instance: Instance | None) -> None:
+        """It is the session's own from now on; None: that is gone."""
+        self.instance = instance
+        if instance is None:
+            self.around.live.pop(self.key, None)
+        else:
+            self.around.live[self.key] = instance
+
     def stop_instance(self, reason: str) -> None:
         """End the instance by the ladder, in the background."""
         if self.instance is not None and not self.instance.has_exited:

@@ -57,10 +57,11 @@ class Supervisor:
     def live_instances(self, user_id: UserId | None = None, host: Host | None = None) -> list[Instance]:
         """Every instance that has not exited: all, or those of a user, of a host."""
         return [
-            session.instance
-            for session in self.sessions.values()
-            if session.instance is not None
-            and (user_id is None or session.key.user_id == user_id)
+            instance
+            for key, instance in self.around.live.items()
+            if (session := self.sessions.get(key)) is not None
+            and session.instance is instance
+            and (user_id is None or key.user_id == user_id)
             and (host is None or session.host is host)
         ]
 

@@ -11,11 +11,12 @@ from typing import Any
 from pool.clock import Clock
 from pool.config import PoolConfig
 from pool.errors import PoolError
-from pool.model import InstanceId, UserId
+from pool.model import InstanceId, SessionKey, UserId
 from pool.runtime.backlog import Backlog
 from pool.runtime.conformance.features import Features
 from pool.runtime.counting import Counters
 from pool.runtime.hosts import Host, Hosts
+from pool.runtime.instance import Instance
 from pool.runtime.running import RunningTurns
 from pool.runtime.tool_policy import ToolPolicy
 from pool.store.base import Store
@@ -67,7 +68,8 @@ class Surroundings:
     ``cli_stamp`` tells the CLI's program from every other one (a failure
     is a ``PoolError`` or ``OSError``); ``features`` is what it can do, and
     ``cli_check`` how that is told on the health page. ``disk_work`` is what
-    a thread does on a user's disk now.
+    a thread does on a user's disk now; ``live`` has every session's
+    instance, so that nobody looks for the few among all sessions.
     """
 
     config: PoolConfig
@@ -86,6 +88,7 @@ class Surroundings:
     tool_policy: ToolPolicy = field(init=False)
     running: RunningTurns = field(init=False)
     disk_work: dict[UserId, asyncio.Future[Any]] = field(default_factory=dict)
+    live: dict[SessionKey, Instance] = field(default_factory=dict)
     cli_check: Mapping[str, Any] = field(default_factory=lambda: {"ok": True, "detail": "not checked yet"})
 
     def __post_init__(self) -> None:

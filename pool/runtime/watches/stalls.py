@@ -64,9 +64,10 @@ class Stalls:
             return
         now = self._around.clock.monotonic()
         seen: set[TurnId] = set()
-        for session in self._supervisor.sessions.values():
-            turn, instance = session.turns.open_turn, session.instance
-            if turn is not None and instance is not None:
+        for instance in self._supervisor.live_instances():
+            session = self._supervisor.sessions[instance.key]
+            turn = session.turns.open_turn
+            if turn is not None:
                 seen.add(turn.record.turn_id)
                 self._look_at(session, instance, turn, trees.get(instance.id), now)
         for gone in self._watched.keys() - seen:

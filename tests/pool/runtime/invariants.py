@@ -56,6 +56,12 @@ class Invariants(RuleBasedStateMachine):
                 assert session.instance is not None or session.waking.is_under_way
 
     @invariant()
+    def the_live_instances_are_those_of_all_sessions(self) -> None:
+        supervisor = self.pool._supervisor
+        owned = {session.instance for session in supervisor.sessions.values()} - {None}
+        assert set(supervisor.live_instances()) == owned
+
+    @invariant()
     def everybody_in_line_has_a_place_of_their_own(self) -> None:
         async def places() -> list[int]:
             slots = self.pool._around.hosts.first.slots
