@@ -210,9 +210,10 @@ class ClaudeInstancePool(Dialogue, Evidence):
         self._around.hosts.forget(user)
 
     def instances(self, user_id: str | None = None) -> list[InstanceInfo]:
-        """Every instance that has not exited; those of this machine with figures from ``/proc``."""
+        """Every instance that has not exited, by name; those of this machine with figures from ``/proc``."""
         user = self._key(user_id, DEFAULT_SESSION).user_id if user_id is not None else None
-        return [self._info(instance) for instance in self._supervisor.live_instances(user)]
+        live = self._supervisor.live_instances(user)
+        return [self._info(instance) for instance in sorted(live, key=lambda one: str(one.key))]
 
     def get_instance_stats(self, user_id: str) -> dict[str, Any] | None:
         """Figures of a user's instances, or None for a user without one.

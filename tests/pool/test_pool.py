@@ -159,6 +159,13 @@ async def test_a_quota_counts_the_users_own_instances(make_pool: MakePool) -> No
     await pool.get_or_create_instance("alice", "three")
 
 
+async def test_instances_are_listed_by_name_whoever_came_first(pool: ClaudeInstancePool) -> None:
+    for user, name in (("bob", "default"), ("alice", "two"), ("alice", "one")):
+        await pool.get_or_create_instance(user, name)
+    listed = [(info.user_id, info.session_id) for info in pool.instances()]
+    assert listed == [("alice", "one"), ("alice", "two"), ("bob", "default")]
+
+
 async def test_a_message_over_the_quota_parks_the_users_own_idle_session(make_pool: MakePool) -> None:
     pool = await make_pool(quotas=QuotaBook(default=Quota(max_instances=1)))
     await pool.get_or_create_instance("alice", "one")
