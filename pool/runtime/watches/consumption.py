@@ -15,6 +15,7 @@ from pool.launch.process_table import WatchedTree, kernel_holds_memory, watched_
 from pool.model import InstanceState, UserId
 from pool.policy.consumption import (
     CpuHour,
+    Lately,
     OutputDay,
     Verdict,
     judge_cpu,
@@ -29,6 +30,7 @@ from pool.runtime.supervisor import Supervisor
 from pool.runtime.watches.far_trees import FarTrees
 
 _log = logging.getLogger(__name__)
+_FORGET_SECONDS = 60.0
 _JUDGED = (InstanceState.READY, InstanceState.BUSY, InstanceState.DRAINING)
 
 
@@ -42,10 +44,11 @@ class Consumption:
         self._far = FarTrees(supervisor)
         self._around = supervisor.around
         self._cpu_before: dict[str, float] = {}
-        self._hours: defaultdict[UserId, CpuHour] = defaultdict(CpuHour)
+        self._hours: defaultdict[UserId, Lately] = defaultdict(CpuHour)
         self._looks_above: dict[str, int] = {}
         self._printed_before: dict[str, int] = {}
-        self._days: defaultdict[UserId, OutputDay] = defaultdict(OutputDay)
+        self._days: defaultdict[UserId, Lately] = defaultdict(OutputDay)
+        self._forgets_at = 0.0
 
     def cpu_seconds(self, user_id: UserId) -> float:
         """Processor time of all instances of a user in the last hour, as far as this server has seen it."""
@@ -71,6 +74,7 @@ class Consumption:
         self.trees = {**self._far.trees(), **here}
         self._count_cpu()
         self._count_output()
+        self._forget_users()
         for instance in self._judged():
             tree = self.trees.get(instance.id)
             verdict = self._judge(instance, tree) if tree is not None else None
@@ -96,8 +100,6 @@ class Consumption:
                 self._cpu_before[instance_id] = max(before, tree.cpu_seconds)
         for gone in self._cpu_before.keys() - live.keys():
             del self._cpu_before[gone]
-        for user in [user for user, hour in self._hours.items() if not hour.used(now)]:
-            del self._hours[user]
 
     def _count_output(self) -> None:
         now, live = self._around.clock.monotonic(), set()
@@ -110,8 +112,16 @@ class Consumption:
             self._printed_before[instance.id] = printed
         for gone in self._printed_before.keys() - live:
             del self._printed_before[gone]
-        for user in [user for user, day in self._days.items() if not day.used(now)]:
-            del self._days[user]
+
+    def _forget_users(self) -> None:
+        """Those of whom nothing counts any more; not at each look, which costs by who is live."""
+        now = self._around.clock.monotonic()
+        if now < self._forgets_at:
+            return
+        self._forgets_at = now + _FORGET_SECONDS
+        for used in (self._hours, self._days):
+            for user in [user for user, lately in used.items() if not lately.used(now)]:
+                del used[user]
 
     def _judge_output(self, instance: Instance) -> Verdict | None:
         user = instance.key.user_id

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pool.config import Quota
-from pool.policy.consumption import CpuHour, judge_cpu, judge_memory, judge_processes
+from pool.policy.consumption import CpuHour, OutputDay, judge_cpu, judge_memory, judge_processes
 
 GIB = 1 << 30
 
@@ -50,3 +50,13 @@ def test_cpu_time_is_forgotten_after_an_hour() -> None:
     assert hour.used(10_000) == 0
     hour.add(0, 10_000)
     assert hour.used(10_000) == 0
+
+
+def test_output_is_counted_for_a_day_and_kept_in_quarters_of_an_hour() -> None:
+    day = OutputDay()
+    for minute in range(24 * 60):
+        day.add(100, minute * 60.0)
+    assert day.used(86_399) == 144_000
+    assert len(day._begins) == 96
+    assert day.used(86_400) == 142_500, "the oldest quarter of an hour is over"
+    assert day.used(2 * 86_400 - 900) == 0

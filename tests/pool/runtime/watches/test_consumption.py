@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from pool import ClaudeInstancePool, Quota, QuotaBook, errors
+from pool.model import UserId
+from tests.fakes.fake_clock import FakeClock
 from tests.pool.conftest import MakePool, Screen
 from tests.waiting import eventually
 
@@ -92,3 +94,22 @@ async def test_output_of_a_day_runs_out(make_pool: MakePool) -> None:
         await run(pool, "hello", "m2")
     assert caught.value.details["quota"] == "output_bytes_per_day"
     assert (await bob.ended(await run(pool, "hello", "m1", "bob"), 20))["state"] == "succeeded"
+
+
+async def test_nothing_is_kept_of_a_user_of_whom_nothing_counts_any_more(make_pool: MakePool) -> None:
+    pool = await make_pool(quotas=limits(output_bytes_per_day=400_000))
+    clock = pool._around.clock = FakeClock(wall=pool._around.clock.wall())
+    consumption = pool._watches.consumption
+    screen, alice = await follow(pool), UserId("alice")
+    await screen.ended(await run(pool, "hello", "m1"))
+    await consumption.look()
+    assert consumption.output_bytes(alice) > 0
+    await pool.destroy_instance("alice")
+    clock.advance(82_000)
+    await consumption.look()
+    assert consumption.output_bytes(alice) > 0
+    clock.advance(10_000)
+    assert consumption.output_bytes(alice) == 0
+    await consumption.look()
+    assert not consumption._days
+    assert not consumption._hours
