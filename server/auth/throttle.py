@@ -6,7 +6,7 @@ account's own. Time is an argument's clock, so that tests need not wait.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable
 
 from pool.errors import RateLimited
@@ -22,7 +22,7 @@ class MovingWindow:
         self._window = window_seconds
         self._clock = clock
         self._max_keys = max_keys
-        self._hits: OrderedDict[str, deque[float]] = OrderedDict()
+        self._hits: OrderedDict[str, list[float]] = OrderedDict()
 
     def wait_seconds(self, key: str) -> float:
         """0 when another hit is allowed now, else the seconds until it is."""
@@ -30,16 +30,16 @@ class MovingWindow:
         if hits is None:
             return 0.0
         now = self._clock()
-        while hits and hits[0] <= now - self._window:
-            hits.popleft()
+        hits[:] = [at for at in hits if at > now - self._window]
         if len(hits) < self._limit:
             return 0.0
         return hits[0] + self._window - now
 
     def hit(self, key: str) -> None:
         """Count one."""
-        hits = self._hits.setdefault(key, deque(maxlen=self._limit))
+        hits = self._hits.setdefault(key, [])
         hits.append(self._clock())
+        del hits[: -self._limit]
         self._hits.move_to_end(key)
         if len(self._hits) > self._max_keys:
             self._hits.popitem(last=False)
