@@ -85,7 +85,7 @@ class Adoption:
         instance.is_held = session.log.is_held
         instance.is_lost = True
         self._found.clear()
-        session.has_instance(instance)
+        session.set_instance(instance)
         session.host.slots.adopt(session.key)
         session.log.begin_instance(instance.id, instance.ordinal, record.offset)
         session.replay.spools[instance.ordinal] = instance.id

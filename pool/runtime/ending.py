@@ -38,7 +38,7 @@ def instance_ended(session: Session, instance: Instance, status: ExitStatus) -> 
         session.replay.silent.add(instance.ordinal)
     was_waking = session.waking.is_under_way
     reason = _reason(instance, status)
-    session.has_instance(None)
+    session.set_instance(None)
     _lose_turns(session, reason)
     session.approvals.close_all()
     session.idleness.stop()

@@ -89,7 +89,7 @@ def new_instance(session: Session) -> Instance:
     )
     instance.on_stuck = session.instance_stuck
     instance.is_held = session.log.is_held
-    session.has_instance(instance)
+    session.set_instance(instance)
     session.log.change(
         PutInstance(
             InstanceRecord(

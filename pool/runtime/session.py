@@ -216,8 +216,8 @@ class Session:
         """The turn has ended: nothing of it waits for an answer."""
         self.approvals.close_all()
 
-    def has_instance(self, instance: Instance | None) -> None:
-        """It is the session's own from now on; None: that is gone."""
+    def set_instance(self, instance: Instance | None) -> None:
+        """The session's process from now on; None: it is gone."""
         self.instance = instance
         if instance is None:
             self.around.live.pop(self.key, None)
