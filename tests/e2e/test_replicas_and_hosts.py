@@ -120,9 +120,9 @@ async def on_stage(
         yield Stage(one, two, cli, data, token)
 
 
-async def both(stage: Stage, token: str) -> tuple[Client, Client]:
+async def both(stage: Stage) -> tuple[Client, Client]:
     """A client at each replica that follows the session."""
-    clients = Client(stage.one, token), Client(stage.two, token)
+    clients = Client(stage.one, stage.token), Client(stage.two, stage.token)
     for each in clients:
         await each.connect()
         await each.subscribe()
@@ -134,12 +134,20 @@ async def streams(viewer: Client) -> None:
     await eventually(lambda: "w20" in viewer.streamed())
 
 
+async def in_mid_turn(stage: Stage) -> tuple[Client, Client, str, int]:
+    """A client at each replica that sees a long turn, the turn and the CLI that runs it."""
+    at_one, at_two = await both(stage)
+    turn = await at_two.send("stream 300 50")
+    for viewer in (at_one, at_two):
+        await streams(viewer)
+    return at_one, at_two, turn, stage.only_cli()
+
+
 async def test_messages_at_both_replicas_at_once_reach_one_cli_and_both_see_everything(
     cluster: Cluster, far_sshd: Sshd, short_dir: Path, fake_claude: Path
 ) -> None:
     async with on_stage(cluster, far_sshd, short_dir, fake_claude) as stage:
-        token = stage.token
-        at_one, at_two = await both(stage, token)
+        at_one, at_two = await both(stage)
         turns = await asyncio.gather(at_one.send("say one"), at_two.send("say two"))
         assert len(set(turns)) == 2
         for viewer in (at_one, at_two):
@@ -161,12 +169,7 @@ async def test_an_owner_killed_in_mid_turn_costs_neither_the_turn_nor_a_frame(
     cluster: Cluster, far_sshd: Sshd, short_dir: Path, fake_claude: Path
 ) -> None:
     async with on_stage(cluster, far_sshd, short_dir, fake_claude) as stage:
-        token = stage.token
-        at_one, at_two = await both(stage, token)
-        turn = await at_two.send("stream 300 50")
-        for viewer in (at_one, at_two):
-            await streams(viewer)
-        pid = stage.only_cli()
+        at_one, at_two, turn, pid = await in_mid_turn(stage)
         await stage.one.kill()
         await stage.two.becomes("owner")
         assert is_alive(pid)
@@ -182,7 +185,7 @@ async def test_an_owner_killed_in_mid_turn_costs_neither_the_turn_nor_a_frame(
             assert len(viewer.endings(turn)) == 1
             viewer.check_order()
         assert stage.only_cli() == pid
-        async with client(stage.two, token) as newcomer:
+        async with client(stage.two, stage.token) as newcomer:
             await newcomer.subscribe(cursor="0")
             await eventually(lambda: newcomer.endings(turn))
             assert newcomer.answer() == ALL
@@ -194,12 +197,7 @@ async def test_an_owner_paused_past_its_lease_writes_nothing_when_it_wakes(
     cluster: Cluster, far_sshd: Sshd, short_dir: Path, fake_claude: Path
 ) -> None:
     async with on_stage(cluster, far_sshd, short_dir, fake_claude) as stage:
-        token = stage.token
-        at_one, at_two = await both(stage, token)
-        turn = await at_two.send("stream 300 50")
-        for viewer in (at_one, at_two):
-            await streams(viewer)
-        pid = stage.only_cli()
+        at_one, at_two, turn, pid = await in_mid_turn(stage)
         os.kill(stage.one.server_pid, signal.SIGSTOP)
         # taken by the kernel of the replica that sleeps; it finds it when it wakes
         await at_one.put(type="send", session_id="default", content="say 666", message_id="stale")
@@ -229,8 +227,7 @@ async def test_an_owner_that_is_told_to_stop_leaves_the_turn_to_the_next_one_and
     async with on_stage(
         cluster, far_sshd, short_dir, fake_claude, pool__drain_timeout_seconds=1, replica__lease_seconds=6
     ) as stage:
-        token = stage.token
-        at_one, at_two = await both(stage, token)
+        at_one, at_two = await both(stage)
         turn = await at_one.send("stream 300 50")
         await streams(at_one)
         pid = stage.only_cli()
