@@ -48,12 +48,12 @@ def test_enter_that_ends_a_composition_does_not_send(visitors: Visitors) -> None
 
 
 def test_a_stream_grows_while_it_comes(visitors: Visitors) -> None:
-    chat = visitors.chat().send("stream 120")
+    chat = visitors.chat().send("stream 240")
     streaming = chat.page.locator('[data-testid="message"][data-state="streaming"]')
     expect(streaming).to_contain_text("word3")
     expect(chat.at("outcome")).to_have_count(1, timeout=20_000)
     expect(streaming).to_have_count(0)
-    assert chat.answer_text() == " ".join(f"word{number}" for number in range(1, 121))
+    assert chat.answer_text() == " ".join(f"word{number}" for number in range(1, 241))
     expect(chat.at("usage")).to_contain_text("1,204 tokens in")
 
 
@@ -195,12 +195,12 @@ def test_sessions_are_listed_opened_renamed_and_archived(visitors: Visitors, sit
 def test_two_tabs_show_the_same(visitors: Visitors) -> None:
     one = visitors.chat()
     other = visitors.second_tab(one)
-    one.send("stream 60")
+    one.send("stream 300")
     streaming = other.page.locator('[data-testid="message"][data-state="streaming"]')
     expect(streaming).to_contain_text("word2")
     expect(other.at("outcome")).to_have_count(1, timeout=20_000)
     other.ask("from the other tab")
-    expect(one.own).to_have_text(["stream 60", "from the other tab"])
+    expect(one.own).to_have_text(["stream 300", "from the other tab"])
     expect(one.at("outcome")).to_have_count(2)
     assert one.answers.all_text_contents() == other.answers.all_text_contents()
 
